@@ -1,0 +1,41 @@
+"""What the engine tells whoever watches: one small type, so that no engine module prints.
+
+A verb gets a ``Sink``; the live display, the plain-line display and the tests each bring their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A named stretch of work begins, for example ``source`` or ``build``. It ends when the next one begins."""
+
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` units of the running phase (objects, bytes). ``total`` 0: not known."""
+
+    done: int
+    total: int
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One line worth telling that is no failure: a suite that is gone, a lock that is waited for."""
+
+    text: str
+
+
+Event = Phase | Progress | Notice
+Sink = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The sink of a caller who does not watch."""

@@ -1,0 +1,323 @@
+"""The nouns: frozen values without behaviour that touches the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import UserError
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """A kernel version, ``major.minor.patch``. Ordered; ``6.12`` equals ``6.12.0``, a ``-rc`` suffix is dropped."""
+
+    major: int
+    minor: int
+    patch: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Version:
+        """Parse ``6.12``, ``6.12.8`` or ``6.12.8-1~deb12u1``; raises UserError for anything else."""
+        match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?(?![\d.])", text)
+        if not match:
+            raise UserError(f"{text!r} is not a kernel version; write it like 6.12 or 6.12.8")
+        return cls(int(match[1]), int(match[2]), int(match[3] or 0))
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+@dataclass(frozen=True)
+class VersionRange:
+    """Comparisons that must all hold, written ``>=6.1,<6.2``. An empty text is every version."""
+
+    text: str
+
+    def __contains__(self, version: Version) -> bool:
+        return all(self._holds(term.strip(), version) for term in self.text.split(",") if term.strip())
+
+    @staticmethod
+    def _holds(term: str, version: Version) -> bool:
+        match = re.fullmatch(r"(>=|<=|<|>|==)\s*([\d.]+)", term)
+        if not match:
+            raise UserError(f"{term!r} is not a version range term; write it like >=6.1 or <6.2")
+        bound = Version.parse(match[2])
+        match match[1]:
+            case ">=":
+                return version >= bound
+            case "<=":
+                return version <= bound
+            case "<":
+                return version < bound
+            case ">":
+                return version > bound
+            case _:
+                return version == bound
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for, before anything is looked up: the recipe's recipe.
+
+    Written on a command line as options, or as one text (``--kernel``), parsed by ``Request.parse``.
+    """
+
+    source: str = "debian:6.12"
+    series: tuple[str, ...] | None = None
+    """Names under patches/; None is "all that apply"; an empty tuple is none."""
+    patches: tuple[str, ...] = ()
+    """Paths of plain patch or mbox files, applied after the series, in this order."""
+    flavours: tuple[str, ...] = ()
+    """Debug flavours: names of fragments in kconfigs/ (kasan, lockdep, kmemleak)."""
+    configs: tuple[str, ...] = ()
+    """Paths of further Kconfig fragments."""
+    settings: tuple[str, ...] = ()
+    """``SYMBOL=value``, the last word on a symbol."""
+    upstream: str = ""
+    """A git clone from which the upstream commits of absent series are taken; empty: none."""
+
+    @classmethod
+    def parse(cls, text: str) -> Request:
+        """Parse a recipe text: words separated by blanks, quoted as in a shell, each one of
+
+            SCHEME:REST   the source (debian:6.12, git:PATH@REF, dir:PATH, tar:PATH, kernel:IDENTITY)
+            +NAME         this series (without any: all that apply); +none for no series at all
+            SYMBOL=VALUE  a Kconfig setting
+            patch=PATH, config=PATH, flavour=NAME, upstream=GITDIR
+
+        Raises UserError that names the word which is none of these.
+        """
+        import shlex
+
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise UserError(f"recipe {text!r}: {error}") from None
+        source: list[str] = []
+        series: list[str] = []
+        keyed: dict[str, list[str]] = {"patch": [], "config": [], "flavour": [], "upstream": [], "set": []}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if word.startswith("+") and len(word) > 1:
+                series.append(word[1:])
+            elif equals and key in keyed and key != "set":
+                keyed[key].append(value)
+            elif equals and re.fullmatch(r"(CONFIG_)?[A-Z0-9_]+", key):
+                keyed["set"].append(word)
+            elif re.match(r"[a-z]+:.", word):
+                source.append(word)
+            else:
+                raise UserError(
+                    f"recipe word {word!r} is not understood; a recipe reads like"
+                    " 'debian:6.12 +netkit NETKIT=y patch=fix.patch flavour=kasan'"
+                )
+        if len(source) > 1:
+            raise UserError(f"a recipe has one source, this one has {len(source)}: {' '.join(source)}")
+        return cls(
+            source=source[0] if source else cls.source,
+            series=None if not series else () if series == ["none"] else tuple(series),
+            patches=tuple(keyed["patch"]),
+            flavours=tuple(keyed["flavour"]),
+            configs=tuple(keyed["config"]),
+            settings=tuple(keyed["set"]),
+            upstream=keyed["upstream"][-1] if keyed["upstream"] else "",
+        )
+
+    def __str__(self) -> str:
+        """The text that ``parse`` reads back to an equal request."""
+        import shlex
+
+        words = [self.source]
+        words += ["+none"] if self.series == () else [f"+{name}" for name in self.series or ()]
+        words += [f"flavour={name}" for name in self.flavours]
+        words += [f"config={path}" for path in self.configs]
+        words += [f"upstream={self.upstream}"] if self.upstream else []
+        words += [f"patch={path}" for path in self.patches]
+        return shlex.join(words + list(self.settings))
+
+
+@dataclass(frozen=True)
+class Source:
+    """An identified, pristine kernel tree."""
+
+    spec: str
+    """As asked for: ``debian:6.12``."""
+    version: Version
+    """Read from the tree's Makefile."""
+    identity: str
+    """Hash of what is in it: of the tarball, the git tree, or the files' content."""
+    label: str
+    """What a person calls it: ``debian 6.12.117-1``, ``git v6.12-3-gabc``."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One unified diff to be applied with ``-p1``."""
+
+    name: str
+    """Where it comes from, for messages: ``patches/xps_bpf/6.12/0001-….patch``, a user's path, an upstream commit."""
+    text: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text).hexdigest()
+
+
+class SeriesState(StrEnum):
+    """What a series is to a tree."""
+
+    PRESENT = "present"
+    APPLIES = "applies"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class SeriesStatus:
+    name: str
+    state: SeriesState
+    reason: str
+    """Where the tree shows it (file:line), which patches apply, or why it is absent and since when it exists."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that can change the kernel, resolved and hashed."""
+
+    source: Source
+    series: tuple[SeriesStatus, ...]
+    patches: tuple[Patch, ...]
+    """All of them in order: of the series that apply first, then the user's."""
+    settings: tuple[tuple[str, str], ...]
+    """``(SYMBOL, value)`` as requested of Kconfig, merged, without ``CONFIG_``; ``n`` for "not set"."""
+    flavours: tuple[str, ...]
+    toolchain: str
+    """Compiler and binutils with their versions."""
+    arch: str = "x86_64"
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits over source, patches, configuration, toolchain and architecture."""
+        facts = {
+            "source": self.source.identity,
+            "patches": [patch.sha256 for patch in self.patches],
+            "settings": sorted(self.settings),
+            "toolchain": self.toolchain,
+            "arch": self.arch,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A built kernel in the store."""
+
+    identity: str
+    folder: Path
+    version: Version
+    release: str
+    """What ``uname -r`` prints in it."""
+    request: str
+    """The request it was built for, as text."""
+    series: tuple[SeriesStatus, ...]
+    config_proof: tuple[tuple[str, str], ...]
+    """Every requested symbol with the value that the final configuration has."""
+    seconds: float
+    """What the build took when it was made."""
+
+    @property
+    def image(self) -> Path:
+        return self.folder / "bzImage"
+
+    @property
+    def vmlinux(self) -> Path:
+        return self.folder / "vmlinux"
+
+    @property
+    def system_map(self) -> Path:
+        return self.folder / "System.map"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config"
+
+    @property
+    def build_log(self) -> Path:
+        return self.folder / "build.log"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+
+@dataclass(frozen=True)
+class RootImage:
+    """A frozen root for guests: an erofs image, named by its content."""
+
+    identity: str
+    path: Path
+
+
+Accelerator = Literal["kvm", "tcg"]
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """All that a guest is made of; as JSON it is the ticket that a worker boots from."""
+
+    launcher: Literal["image", "virtme"]
+    kernel: str
+    """Path of the kernel image that QEMU loads."""
+    root: str
+    """Path of the erofs image; empty for virtme."""
+    project: str
+    """Host folder that the guest sees read-only, under the same path."""
+    accel: Accelerator
+    folder: str
+    """Where this guest's console and notes go: results/RUN/guests/NAME."""
+    speed: float = 1.0
+    """Measured slowness of this host; every limit is multiplied by it."""
+    memory_mb: int = 512
+    cpus: int = 1
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment for the guest's Python."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> GuestSpec:
+        return cls(**json.loads(text))
+
+
+class Result(StrEnum):
+    """The one true result of a selected test."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CRASHED = "crashed"
+    ERROR = "error"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one selected test."""
+
+    nodeid: str
+    result: Result
+    seconds: float = 0.0
+    message: str = ""
+    """One line: the assertion, the reason of the skip, the panic's title."""
+    detail: str = ""
+    """The whole report: traceback, captured output, console tail."""
+    guest: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
