@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness.model import Outcome
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -33,7 +35,26 @@ class Notice:
     text: str
 
 
-Event = Phase | Progress | Notice
+@dataclass(frozen=True)
+class GuestEvent:
+    """A guest changed its state: booting, ready, ended."""
+
+    name: str
+    state: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TestEvent:
+    """A test's outcome is known; ``selected`` tests were collected in all."""
+
+    __test__ = False  # pytest: this is no test class
+
+    outcome: Outcome
+    selected: int
+
+
+Event = Phase | Progress | Notice | GuestEvent | TestEvent
 Sink = Callable[[Event], None]
 
 

@@ -1,0 +1,224 @@
+"""Init of a guest, and the Python at its end of the channel. Needs nothing but the standard library.
+
+The channel is a virtio-serial port named PORT. Once a host is connected, it sends one line, the *orders*:
+
+    {"name": "g0", "env": {…}, "mounts": [["TAG", "/path"], …], "time": 1763628825.5, "imports": [MODULE, …]}
+
+and the guest answers one line, ``{"ready": SECONDS_SINCE_POWER_ON, "kernel": RELEASE}`` or ``{"error": TEXT}``. From
+then on the port is standard input and output of a Python that executes what ``python -c BOOTSTRAP`` would: that is
+what execnet expects behind ``popen//python=``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+PORT = "kproof.channel"
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_MOVE = 1, 2, 4, 8192
+RB_POWER_OFF = 0x4321FEDC
+
+# Imported before the orders come: pytest is most of what a worker has to load.
+IMPORTS = ("pytest", "_pytest.assertion.rewrite", "xdist.remote", "execnet.gateway_base", "harness.pytest_plugin")
+
+# What every guest has mounted, whichever launcher booted it: type, place, options.
+MOUNTS = (
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", ""),
+    ("devpts", "/dev/pts", "mode=620,ptmxmode=666"),
+    ("tmpfs", "/dev/shm", ""),
+    ("tmpfs", "/run", "mode=755"),
+    ("tmpfs", "/tmp", "mode=1777"),
+    ("cgroup2", "/sys/fs/cgroup", ""),
+    ("bpf", "/sys/fs/bpf", "mode=700"),
+)
+
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "TERM": "dumb",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def init() -> None:
+    """Run as process 1 of a guest that booted from the frozen root. Does not return: the guest powers off."""
+    try:
+        _writable_root()
+        os.environ.clear()
+        os.environ.update(ENVIRONMENT)
+        child = os.fork()
+        if not child:
+            serve()
+        _reap(child)
+    except BaseException as error:  # process 1 must say why before it goes: the console is all that is left of it
+        _say(f"init failed: {error!r}")
+    finally:
+        os.sync()
+        _libc.reboot(RB_POWER_OFF)
+
+
+def _writable_root() -> None:
+    """Put a tmpfs over the read-only root, so that mount points can be made and tests can write where they like."""
+    _mount("tmpfs", "/mnt")
+    for folder in ("/mnt/upper", "/mnt/work"):
+        Path(folder).mkdir()
+    _mount("overlay", "/newroot", "lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work")
+    os.chdir("/newroot")
+    _mount(".", "/", flags=MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+
+
+def _reap(worker: int) -> None:
+    """Be the parent of all orphans until the worker is gone."""
+    while True:
+        pid, status = os.wait()
+        if pid == worker:
+            code = os.waitstatus_to_exitcode(status)
+            _say(f"worker ended with status {code}" if code >= 0 else f"worker killed by signal {-code}")
+            return
+
+
+def serve() -> None:
+    """Be the Python at the guest's end of the channel. Does not return."""
+    status = 1
+    try:
+        _prepare()
+        for module in IMPORTS:
+            __import__(module)
+        fd = _open_port()
+        orders = json.loads(_read_line(fd))
+        try:
+            _obey(orders)
+        except (OSError, ImportError) as error:
+            _write_line(fd, {"error": str(error)})
+            raise
+        with open("/proc/uptime") as uptime:
+            ready = float(uptime.read().split()[0])
+        _write_line(fd, {"ready": ready, "kernel": os.uname().release})
+        _become_stdio(fd)
+        # What `python -c` was told on the host's side: execnet's first line is the rest of the program.
+        exec(eval(sys.stdin.readline()), {"__name__": "__main__"})
+        status = 0
+    except BaseException as error:
+        import traceback
+
+        if isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) else 1
+        else:
+            _say("agent failed: " + traceback.format_exc().strip())
+    finally:
+        os._exit(status)
+
+
+def _prepare() -> None:
+    for kind, place, options in MOUNTS:
+        os.makedirs(place, exist_ok=True)
+        if not _is_mounted(kind, place):
+            _mount(kind, place, options, MS_NOSUID)
+    _loopback_up()
+    sys.path[:] = [folder for folder in sys.path if folder]
+
+
+def _is_mounted(kind: str, place: str) -> bool:
+    try:
+        with open("/proc/mounts") as mounts:
+            return any(line.split()[1:3] == [place, kind] for line in mounts)
+    except FileNotFoundError:  # no /proc yet
+        return False
+
+
+def _loopback_up() -> None:
+    import fcntl
+    import struct
+
+    SIOCSIFFLAGS, IFF_UP_RUNNING = 0x8914, 0x41
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP_RUNNING))
+
+
+def _open_port() -> int:
+    """Find the port by the name that its device announces; no udev is needed for that."""
+    for name_file in Path("/sys/class/virtio-ports").glob("*/name"):
+        if name_file.read_text().strip() == PORT:
+            return os.open(f"/dev/{name_file.parent.name}", os.O_RDWR | os.O_CLOEXEC)
+    raise OSError(errno.ENODEV, f"no virtio-serial port named {PORT}")
+
+
+def _read_line(fd: int) -> bytes:
+    """One line, byte by byte: what follows it belongs to the next reader. Waits for a host to connect."""
+    line = bytearray()
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while not line.endswith(b"\n"):
+        poll.poll()
+        byte = os.read(fd, 1)
+        if not byte:  # nobody is connected: a port at end of file polls readable, so there is no event to wait for
+            time.sleep(0.02)
+        line += byte
+    return bytes(line)
+
+
+def _write_line(fd: int, message: dict[str, object]) -> None:
+    os.write(fd, json.dumps(message).encode() + b"\n")
+
+
+def _obey(orders: dict[str, object]) -> None:
+    name, clock, env, mounts = orders["name"], orders["time"], orders["env"], orders["mounts"]
+    assert isinstance(name, str)
+    assert isinstance(clock, float)
+    assert isinstance(env, dict)
+    assert isinstance(mounts, list)
+    socket.sethostname(name)
+    time.clock_settime(time.CLOCK_REALTIME, clock)
+    os.environ.update(env)
+    for tag, place in mounts:
+        os.makedirs(place, exist_ok=True)
+        _mount(tag, place, "trans=virtio,version=9p2000.L,msize=524288,cache=loose", MS_RDONLY | MS_NODEV, kind="9p")
+
+
+def _become_stdio(fd: int) -> None:
+    """The port is standard input and output; standard error goes to the console, where evidence belongs."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    os.dup2(fd, 0)
+    os.dup2(fd, 1)
+    with open("/dev/console", "wb", buffering=0) as console:
+        os.dup2(console.fileno(), 2)
+    os.close(fd)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)  # noqa: SIM115
+
+
+def _mount(source: str, place: str, options: str = "", flags: int = 0, kind: str = "") -> None:
+    """mount(2); the type is the source's name unless given. Raises OSError that names both."""
+    if _libc.mount(source.encode(), place.encode(), (kind or source).encode(), flags, options.encode()):
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount {kind or source} on {place}: {os.strerror(number)}")
+
+
+def _say(text: str) -> None:
+    """A line on the console."""
+    try:
+        with open("/dev/console", "w") as console:
+            console.write(f"kproof: {text}\n")
+    except OSError:
+        os.write(2, f"kproof: {text}\n".encode())
+
+
+if __name__ == "__main__":
+    serve()

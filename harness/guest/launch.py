@@ -1,0 +1,174 @@
+"""Two launchers behind one interface: both start QEMU with our channel in it, as a child that dies with us.
+
+*image* boots the frozen root on a machine of ours. *virtme* lets virtme-ng boot the host's own root, read-only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import InfraError, UserError
+from harness.guest import machine
+from harness.guest.agent import ENVIRONMENT
+from harness.guest.image import INIT
+from harness.model import GuestSpec
+from harness.paths import project_root
+
+PROJECT_TAG = "project"
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Guest:
+    """A running QEMU, and the host's end of its channel. ``kill`` is idempotent."""
+
+    name: str
+    spec: GuestSpec
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.spec.folder)
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console.log"
+
+    def orders(self) -> dict[str, object]:
+        """What the agent is told before it becomes a Python; see agent.py."""
+        own_root = self.spec.launcher == "image"
+        return {
+            "name": self.name,
+            "time": time.time(),
+            "env": {**self.spec.env, "KPROOF_GUEST": self.name, "KPROOF_SPEED": str(self.spec.speed)},
+            "mounts": [[PROJECT_TAG, self.spec.project]] if own_root else [],
+        }
+
+    def end(self, limit: float) -> str:
+        """Wait up to ``limit`` seconds for QEMU to end by itself and say how it did: never raises, never hangs."""
+        try:
+            code = self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "its channel closed but QEMU went on; it was killed"
+        if code < 0:
+            return f"QEMU was killed by {signal.Signals(-code).name}"
+        return "the guest powered off" if code == 0 else f"QEMU ended with status {code}: {self.complaint()}"
+
+    def complaint(self) -> str:
+        """The last line that QEMU itself wrote, or an empty text."""
+        try:
+            lines = (self.folder / "qemu.log").read_text(errors="replace").strip().splitlines()
+        except FileNotFoundError:
+            return ""
+        return lines[-1] if lines else ""
+
+    def kill(self) -> None:
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def launch(spec: GuestSpec, name: str) -> Guest:
+    """Start a guest; it boots while the caller goes on. The calling thread must live as long as the guest may.
+
+    Raises InfraError when QEMU is missing, UserError when the kernel image cannot be read.
+    """
+    folder = Path(spec.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_image(Path(spec.kernel))
+    ours, theirs = socket.socketpair()
+    with ExitStack() as stack:
+        stack.enter_context(theirs)
+        fd = theirs.fileno()
+        command = _image_command(spec, fd) if spec.launcher == "image" else _virtme_command(spec, fd)
+        (folder / "qemu.sh").write_text("#!/bin/sh\nexec " + shlex.join(command) + "\n")
+        log = stack.enter_context(open(folder / "qemu.log", "wb", buffering=0))
+        # virtme-run lets QEMU write the console to standard error
+        console = stack.enter_context(open(folder / "console.log", "ab")) if spec.launcher == "virtme" else log
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=console,
+                pass_fds=[fd],
+                # out of the terminal's reach: Ctrl-C is ours to handle
+                start_new_session=True,
+                preexec_fn=_die_with(os.getpid()),
+            )
+        except FileNotFoundError:
+            ours.close()
+            raise InfraError(f"{command[0]} is missing; run: apt install qemu-system-x86") from None
+    return Guest(name=name, spec=spec, process=process, channel=ours)
+
+
+def check_image(kernel: Path) -> None:
+    """Raises UserError unless the file looks like a kernel: an ELF file, or a bzImage ("HdrS" at 0x202)."""
+    try:
+        with open(kernel, "rb") as file:
+            head = file.read(0x206)
+    except OSError as error:
+        raise UserError(f"the kernel image {kernel} cannot be read: {error.strerror}") from None
+    if not head.startswith(b"\x7fELF") and head[0x202:] != b"HdrS":
+        raise UserError(f"{kernel} is not a kernel image: neither an ELF vmlinux nor a bzImage")
+
+
+def _image_command(spec: GuestSpec, fd: int) -> list[str]:
+    return machine.command_line(
+        [
+            machine.machine(spec.accel, spec.memory_mb, spec.cpus),
+            machine.direct_boot(spec.kernel),
+            machine.serial_console(str(Path(spec.folder, "console.log"))),
+            machine.entropy(),
+            machine.channel(fd),
+            machine.root_disk(spec.root, INIT),
+            machine.shared_folder(PROJECT_TAG, spec.project),
+        ]
+    )
+
+
+def _virtme_command(spec: GuestSpec, fd: int) -> list[str]:
+    # virtme-run (of virtme-ng) becomes QEMU with execv(2): what is set on the process stays set on QEMU.
+    virtme = Path(sys.executable).with_name("virtme-run")
+    program = str(virtme) if virtme.exists() else shutil.which("virtme-run")
+    if not program:
+        raise InfraError("virtme-run is missing; run: make setup")
+    agent = ["env", *(f"{key}={value}" for key, value in ENVIRONMENT.items()), f"PYTHONPATH={project_root()}"]
+    agent += [sys.executable, "-m", "harness.guest.agent"]
+    extra = machine.channel(fd).qemu + machine.entropy().qemu
+    sandbox = ["-sandbox", "on"]
+    return [
+        program,
+        *("--kimg", spec.kernel, "--mods", "none", "--force-9p"),
+        *("--memory", f"{spec.memory_mb}M", "--cpus", str(spec.cpus)),
+        *(["--disable-kvm"] if spec.accel == "tcg" else []),
+        *("--show-boot-console", "--script-sh", shlex.join(agent)),
+        *("--qemu-opts", *extra, *sandbox),
+    ]
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """For the child between fork and exec: get SIGKILL when the parent is gone, however it went (prctl(2))."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def set_death_signal() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it went before we asked
+            os._exit(1)
+
+    return set_death_signal

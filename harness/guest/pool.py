@@ -1,0 +1,165 @@
+"""Guests that boot ahead of their workers, and the socket over which workers come to fetch them.
+
+xdist starts its workers one after the other and waits for each; so guests are started before, all at once. A worker's
+process (worker.py) connects, gets the channel of a guest that is ready, and splices it to its standard input and
+output. When a guest dies, xdist starts a new worker from the same specification: it gets the next guest.
+
+The thread that starts QEMU lives as long as the pool, because a QEMU dies with the thread that started it
+(PR_SET_PDEATHSIG is the thread's, prctl(2)): whatever kills this process, no QEMU stays behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from harness.errors import InfraError, KproofError
+from harness.events import GuestEvent, Sink, ignore
+from harness.guest.console import death_title, read_tail
+from harness.guest.launch import Guest, launch
+from harness.model import GuestSpec
+
+BOOT_LIMIT = 60.0  # seconds, times the host's speed factor
+END_LIMIT = 5.0  # seconds for a QEMU whose channel closed
+
+
+class GuestPool:
+    """A context manager: guests are started on entry and gone on exit."""
+
+    def __init__(
+        self, spec: GuestSpec, *, ahead: int, events: Sink = ignore, launcher: Callable[..., Guest] = launch
+    ) -> None:
+        """``spec.folder`` is the folder that holds one folder per guest; ``ahead`` guests are started at once."""
+        self._spec = spec
+        self._ahead = ahead
+        self._events = events
+        self._launch = launcher
+        self._ready: deque[Guest] = deque()
+        self._all: list[Guest] = []
+        self._handed: list[Guest] = []
+        self._lock = threading.Lock()
+        self._closing = False
+        self.error: KproofError | None = None
+        """Why the last guest that was wanted could not be had."""
+        # An abstract name (unix(7)): it goes with the process, so nothing is left to clean up.
+        self.address = f"kproof-{os.getpid()}-{secrets.token_hex(8)}"
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._thread = threading.Thread(target=self._serve, name="guest-pool", daemon=True)
+        self._started = threading.Event()
+
+    def __enter__(self) -> GuestPool:
+        self._server.bind("\0" + self.address)
+        self._server.listen()
+        self._thread.start()
+        self._started.wait()
+        if self.error:
+            self.close()
+            raise self.error
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill what still runs. Idempotent; takes milliseconds."""
+        with self._lock:
+            self._closing = True
+            guests = list(self._all)
+        for guest in guests:
+            guest.kill()
+        with contextlib.suppress(OSError):  # closed before
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    @property
+    def last_handed(self) -> Guest:
+        """The guest that the worker started last has got."""
+        return self._handed[-1]
+
+    def _serve(self) -> None:
+        try:
+            for _ in range(self._ahead):
+                self._ready.append(self._start())
+        except KproofError as error:
+            self.error = error
+        finally:
+            self._started.set()
+        while not self._closing:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            with connection:
+                self._hand_out(connection)
+
+    def _start(self) -> Guest:
+        with self._lock:
+            if self._closing:
+                raise InfraError("the guests are being shut down")
+            name = f"g{len(self._all)}"
+            guest = self._launch(replace(self._spec, folder=str(Path(self._spec.folder, name))), name)
+            self._all.append(guest)
+        self._events(GuestEvent(name, "booting"))
+        return guest
+
+    def _hand_out(self, connection: socket.socket) -> None:
+        """Give a ready guest's channel to the process at the other end; close the connection if there is none."""
+        _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid != os.getuid():  # an abstract name is open to every user of the host
+            return
+        try:
+            guest = self._ready.popleft() if self._ready else self._start()
+            wait_ready(guest)
+        except KproofError as error:
+            self.error = error
+            return
+        self._events(GuestEvent(guest.name, "ready", time.monotonic() - guest.started))
+        self._handed.append(guest)
+        socket.send_fds(connection, [b"\n"], [guest.channel.fileno()])
+        guest.channel.close()  # the worker's process holds it now: its end is the guest's end of file
+
+
+def wait_ready(guest: Guest) -> str:
+    """Send the orders and wait for the agent's answer; returns the kernel's release.
+
+    Raises InfraError, with the console's last lines, when the guest ends or does not answer in time.
+    """
+    limit = BOOT_LIMIT * guest.spec.speed
+    line = bytearray()
+    try:
+        guest.channel.settimeout(limit)
+        guest.channel.sendall(json.dumps(guest.orders()).encode() + b"\n")
+        while not line.endswith(b"\n"):
+            guest.channel.settimeout(max(0.001, guest.started + limit - time.monotonic()))
+            byte = guest.channel.recv(1)
+            if not byte:
+                raise ConnectionResetError
+            line += byte
+    except TimeoutError:
+        guest.kill()
+        raise _no_boot(guest, f"did not come up within {limit:.0f} s") from None
+    except OSError:
+        how = guest.end(END_LIMIT)
+        raise _no_boot(guest, death_title(read_tail(guest.console)) or how) from None
+    guest.channel.settimeout(None)
+    answer = json.loads(line)
+    if "error" in answer:
+        guest.kill()
+        raise InfraError(f"guest {guest.name} cannot be used: {answer['error']}; console: {guest.console}")
+    return str(answer["kernel"])
+
+
+def _no_boot(guest: Guest, reason: str) -> InfraError:
+    tail = read_tail(guest.console, 20)
+    shown = "\n".join("    " + line for line in tail.splitlines()) or "    (the console is empty)"
+    return InfraError(f"the kernel does not boot: {reason}\n{shown}\n  whole console: {guest.console}")
