@@ -1,4 +1,4 @@
-"""The two kinds of failure that are not a test's: yours and the machine's."""
+"""The kinds of failure that are not a test's: yours, the machine's, and the kernel's before any test could run."""
 
 from __future__ import annotations
 
@@ -19,3 +19,9 @@ class InfraError(KproofError):
     """The machine, the network or a tool failed. Never counted as a test's failure, never cached. Exit status 3."""
 
     exit_status = 3
+
+
+class BootError(KproofError):
+    """The kernel under test does not boot: a result like a failing test, with the console's tail. Exit status 1."""
+
+    exit_status = 1

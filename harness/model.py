@@ -235,6 +235,11 @@ class Kernel:
         return self.folder / "bzImage"
 
     @property
+    def boot_image(self) -> Path:
+        """What guests boot: vmlinux where it has a PVH entry, because nothing need be decompressed then."""
+        return self.vmlinux if ("PVH", "y") in self.config_proof else self.image
+
+    @property
     def vmlinux(self) -> Path:
         return self.folder / "vmlinux"
 

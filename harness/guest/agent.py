@@ -24,6 +24,9 @@ from pathlib import Path
 
 PORT = "kproof.channel"
 
+# How the console tells that the tests' process ended, and the guest with it.
+WORKER_ENDED = "the guest's Python ended"
+
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_MOVE = 1, 2, 4, 8192
 RB_POWER_OFF = 0x4321FEDC
 
@@ -89,7 +92,7 @@ def _reap(worker: int) -> None:
         pid, status = os.wait()
         if pid == worker:
             code = os.waitstatus_to_exitcode(status)
-            _say(f"worker ended with status {code}" if code >= 0 else f"worker killed by signal {-code}")
+            _say(f"{WORKER_ENDED} with status {code}" if code >= 0 else f"{WORKER_ENDED} by signal {-code}")
             return
 
 
@@ -188,7 +191,7 @@ def _obey(orders: dict[str, object]) -> None:
     os.environ.update(env)
     for tag, place in mounts:
         os.makedirs(place, exist_ok=True)
-        _mount(tag, place, "trans=virtio,version=9p2000.L,msize=524288,cache=loose", MS_RDONLY | MS_NODEV, kind="9p")
+        _mount(tag, place, "trans=virtio,version=9p2000.L,msize=512000,cache=loose", MS_RDONLY | MS_NODEV, kind="9p")
 
 
 def _become_stdio(fd: int) -> None:

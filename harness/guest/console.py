@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from harness.guest.agent import WORKER_ENDED
+
 # What a kernel prints before it dies, most telling first: the panic's reason follows the report that caused it.
 _PANIC = re.compile(r"Kernel panic - not syncing: (?P<title>[^\r\n]*)")
 _REPORT = re.compile(
     r"(?P<title>(?:BUG|Oops|Oops: [\w ]+|general protection fault|Unable to handle kernel)[^\r\n]*|"
     r"(?:WARNING): CPU: \d+ PID: \d+ at [^\r\n]*)"
 )
+_WORKER = re.compile(rf"{WORKER_ENDED} [^\r\n]*")
 _STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[TC ]*\d+\])? ", re.M)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -32,7 +35,7 @@ def read_tail(path: Path, lines: int = TAIL_LINES) -> str:
 
 
 def death_title(text: str) -> str:
-    """The one line that names why a kernel died, or an empty text.
+    """The one line that names why a kernel died, or its Python ended; an empty text if neither did.
 
     >>> death_title("[ 1.0] BUG: kernel NULL pointer dereference\\n[ 1.1] Kernel panic - not syncing: Fatal exception")
     'Kernel panic - not syncing: Fatal exception (BUG: kernel NULL pointer dereference)'
@@ -40,7 +43,8 @@ def death_title(text: str) -> str:
     plain = _STAMP.sub("", _ANSI.sub("", text))
     panic = _PANIC.search(plain)
     if panic is None:
-        return ""
+        ended = _WORKER.search(plain)
+        return ended[0] if ended else ""
     title = f"Kernel panic - not syncing: {panic['title'].strip()}"
     cause = _REPORT.search(plain, 0, panic.start())
     return f"{title} ({cause['title'].strip()})" if cause else title

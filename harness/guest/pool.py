@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.errors import InfraError, KproofError
+from harness.errors import BootError, InfraError, KproofError
 from harness.events import GuestEvent, Sink, ignore
 from harness.guest.console import death_title, read_tail
 from harness.guest.launch import Guest, launch
@@ -132,7 +132,8 @@ class GuestPool:
 def wait_ready(guest: Guest) -> str:
     """Send the orders and wait for the agent's answer; returns the kernel's release.
 
-    Raises InfraError, with the console's last lines, when the guest ends or does not answer in time.
+    Raises BootError, with the console's last lines, when the guest ends or does not answer in time; InfraError when
+    it is not the kernel's fault.
     """
     limit = BOOT_LIMIT * guest.spec.speed
     line = bytearray()
@@ -150,6 +151,8 @@ def wait_ready(guest: Guest) -> str:
         raise _no_boot(guest, f"did not come up within {limit:.0f} s") from None
     except OSError:
         how = guest.end(END_LIMIT)
+        if guest.process.returncode > 0 and not read_tail(guest.console):
+            raise InfraError(f"{how}; its command line: {guest.folder / 'qemu.sh'}") from None
         raise _no_boot(guest, death_title(read_tail(guest.console)) or how) from None
     guest.channel.settimeout(None)
     answer = json.loads(line)
@@ -159,7 +162,7 @@ def wait_ready(guest: Guest) -> str:
     return str(answer["kernel"])
 
 
-def _no_boot(guest: Guest, reason: str) -> InfraError:
+def _no_boot(guest: Guest, reason: str) -> BootError:
     tail = read_tail(guest.console, 20)
     shown = "\n".join("    " + line for line in tail.splitlines()) or "    (the console is empty)"
-    return InfraError(f"the kernel does not boot: {reason}\n{shown}\n  whole console: {guest.console}")
+    return BootError(f"the kernel does not boot: {reason}\n{shown}\n  whole console: {guest.console}")

@@ -1,0 +1,57 @@
+"""From a kernel and a few wishes to the specification of a guest that this host can run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import UserError
+from harness.guest.accel import Host, choose
+from harness.guest.image import frozen_root
+from harness.guest.launch import check_image
+from harness.model import GuestSpec, Kernel
+
+LEAST_MEMORY_MB = 128
+
+
+def make_spec(
+    kernel: Kernel,
+    *,
+    launcher: Literal["image", "virtme"],
+    memory_mb: int,
+    cpus: int,
+    accel: str | None,
+    project: Path,
+    folder: Path,
+) -> tuple[GuestSpec, Host]:
+    """The guest's specification, and what is known of the host that runs it. ``folder`` will hold the guests' logs.
+
+    Raises UserError for a size that no guest, or not this host, can have, for an accelerator that does not work and
+    for a kernel image that is none; InfraError when the root cannot be made.
+    """
+    _check_size(memory_mb, cpus)
+    check_image(kernel.boot_image)
+    host = choose(accel, kernel.boot_image)
+    spec = GuestSpec(
+        launcher=launcher,
+        kernel=str(kernel.boot_image),
+        root=str(frozen_root().path) if launcher == "image" else "",
+        project=str(project),
+        accel=host.accel,
+        folder=str(folder),
+        speed=host.speed,
+        memory_mb=memory_mb,
+        cpus=cpus,
+    )
+    return spec, host
+
+
+def _check_size(memory_mb: int, cpus: int) -> None:
+    if memory_mb < LEAST_MEMORY_MB:
+        raise UserError(f"{memory_mb} MB is less than a guest needs; give it {LEAST_MEMORY_MB} MB or more")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    if memory_mb > total:
+        raise UserError(f"{memory_mb} MB is more than this host has ({total} MB)")
+    if not 1 <= cpus <= 64:
+        raise UserError(f"{cpus} processors: a guest has between 1 and 64")

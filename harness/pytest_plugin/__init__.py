@@ -1,0 +1,53 @@
+"""Floor 3, PYTEST_DONT_REWRITE: the pytest plugin. ``--kernel RECIPE`` turns xdist's workers into guests.
+
+Loaded on both sides: on the host it builds the kernel, starts the guests and writes the results (host.py); in a guest
+it keeps each test's evidence (guest.py). What a kernel lacks is told by features.py on either side.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.pytest_plugin import features
+
+OPTIONS = (
+    (
+        "--kernel",
+        {"metavar": "RECIPE", "help": "run the tests in guests of this kernel, such as 'debian:6.12 +netkit'"},
+    ),
+    ("--guest-root", {"choices": ("image", "virtme"), "default": "image", "help": "what guests boot (image)"}),
+    ("--guest-memory", {"type": int, "metavar": "MB", "default": 512, "help": "memory of a guest (512)"}),
+    ("--guest-cpus", {"type": int, "metavar": "N", "default": 1, "help": "processors of a guest (1)"}),
+    ("--accel", {"choices": ("kvm", "tcg"), "help": "accelerator (the best that works here)"}),
+    ("--results", {"metavar": "DIR", "help": "where this run's results go (results/DATE-TIME)"}),
+    ("--update", {"action": "store_true", "help": "ask the archive whether there is a newer source"}),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("kproof", "tests in guests of a kernel (kproof)")
+    for name, settings in OPTIONS:
+        group.addoption(name, **settings)
+    features.pytest_addoption(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    features.pytest_addhooks(pluginmanager)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the half that belongs to this side; before xdist looks at its options (it configures last)."""
+    features.pytest_configure(config)
+    if hasattr(config, "workerinput"):
+        from harness.pytest_plugin.guest import GuestSide
+
+        config.pluginmanager.register(GuestSide(), "kproof-guest-side")
+    elif config.getoption("--kernel") and not config.option.collectonly:
+        from harness.pytest_plugin.host import HostSide
+
+        config.pluginmanager.register(HostSide(config), "kproof-host-side")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    features.pytest_runtest_setup(item)

@@ -1,0 +1,243 @@
+"""The host's side: from ``--kernel RECIPE`` to guests, and from what the guests say to one outcome per test."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ExitStack
+from functools import cached_property
+from typing import Any, NoReturn
+
+import pytest
+
+from harness.errors import BootError, InfraError, KproofError, UserError
+from harness.events import Event, GuestEvent, Phase, TestEvent
+from harness.guest.console import death_title, read_tail
+from harness.guest.launch import Guest
+from harness.guest.pool import END_LIMIT, GuestPool
+from harness.guest.spec import make_spec
+from harness.kernel.obtain import obtain
+from harness.model import Outcome, Request, Result
+from harness.paths import project_root
+from harness.pytest_plugin.results import Run, new_run_folder
+
+WATCHER = "kproof-watcher"
+"""Name under which a caller of pytest.main registers who watches: ``sink(event)`` is called, ``error`` is set."""
+
+# xdist's word for a worker that is gone without an exception of its own (xdist/workermanage.py).
+NOT_TERMINATED = "Not properly terminated"
+
+# A guest that dies before it has collected the tests will do so again: the third time is enough.
+COLLECTION_DEATHS = 3
+
+
+class HostSide:
+    """Owns the kernel, the guests and the results of one pytest session."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.watcher = config.pluginmanager.get_plugin(WATCHER)
+        self.stack = ExitStack()
+        self.guests: dict[str, Guest] = {}
+        """By xdist's name of the worker."""
+        self.collected: set[str] = set()
+        """Workers that have told what they collected."""
+        self.running: dict[str, float] = {}
+        """The tests that have begun and not ended, and since when."""
+        self.deaths_before_tests = 0
+        self.count: int = config.option.numprocesses or 1
+        # Makes xdist distribute; the addresses are known when it asks for them, in pytest_sessionstart.
+        config.option.tx = ["popen"] * self.count
+        config.option.dist = "load" if config.option.dist == "no" else config.option.dist
+        # Only guests that die before their first test end a run; see pytest_testnodedown.
+        config.option.maxworkerrestart = config.option.maxworkerrestart or str(10**6)
+
+    @cached_property
+    def run(self) -> Run:
+        """The results; kernel and guest specification are made on the way."""
+        option = self.config.getoption
+        _check_paths(self.config)
+        request = Request.parse(option("--kernel"))
+        kernel = obtain(request, events=self.tell, update=option("--update"))
+        self.tell(Phase("guests", kernel.release))
+        folder = new_run_folder(self.config.rootpath / "results", option("--results"))
+        spec, host = make_spec(
+            kernel,
+            launcher=option("--guest-root"),
+            memory_mb=option("--guest-memory"),
+            cpus=option("--guest-cpus"),
+            accel=option("--accel"),
+            project=self.config.rootpath,
+            folder=folder / "guests",
+        )
+        tests = list(self.config.args)
+        return Run(folder, request=request, kernel=kernel, spec=spec, host=host, count=self.count, tests=tests)
+
+    @cached_property
+    def pool(self) -> GuestPool:
+        """The guests, booting."""
+        return self.stack.enter_context(GuestPool(self.run.spec, ahead=self.count, events=self.tell))
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on to whoever watches; keep what belongs into the results."""
+        if isinstance(event, GuestEvent) and event.state == "ready":
+            self.run.boots[event.name] = event.seconds
+        if self.watcher:
+            self.watcher.sink(event)
+
+    def leave(self, error: KproofError) -> NoReturn:
+        """End the session with this error, and nothing of pytest's own around it."""
+        if self.watcher:
+            self.watcher.error = error
+        pytest.exit(str(error), returncode=error.exit_status)
+
+    # -- guests ------------------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionstart(self) -> Generator[None, Any, Any]:
+        """Start the guests, then let xdist connect its workers to them."""
+        try:
+            command = f"popen//python={sys.executable} -m harness.guest.worker {self.pool.address}"
+            self.config.option.tx = [command] * self.count
+            _compile_programs()  # while they boot
+        except KproofError as error:
+            self.leave(error)
+        return (yield from self._explained())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, Any, Any]:
+        return (yield from self._explained())
+
+    def _explained(self) -> Generator[None, Any, Any]:
+        """That xdist cannot have a worker is ours to explain: it knows of an end of file only."""
+        try:
+            return (yield)
+        except Exception:
+            error = self.pool.error
+            if error is None:
+                raise
+            if isinstance(error, BootError):
+                self.run.boot_failure = str(error)
+            self.leave(error)
+
+    def pytest_xdist_getremotemodule(self) -> object:
+        from harness.pytest_plugin import remote
+
+        return remote
+
+    def pytest_configure_node(self, node: Any) -> None:
+        self.guests[node.gateway.id] = self.pool.last_handed
+        folder = self.config.invocation_params.dir
+        node.workerinput["kproof_folder"] = str(
+            folder if folder.is_relative_to(self.config.rootpath) else self.config.rootpath
+        )
+
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        if not self.collected:
+            self.tell(Phase("tests", f"{len(ids)} selected"))
+        self.collected.add(node.gateway.id)
+        self.run.selected(ids)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_testnodedown(self, node: Any, error: object | None) -> None:
+        """A worker ended: as told (no error), or with its guest."""
+        guest = self.guests[node.gateway.id]
+        if error is None:
+            self.tell(GuestEvent(guest.name, "ended"))
+            return
+        if str(error) != NOT_TERMINATED:  # the guest is well, but pytest did not start in it
+            self.leave(UserError(f"pytest does not start in the guest: {str(error).strip().splitlines()[-1]}"))
+        how = guest.end(END_LIMIT)
+        title = death_title(read_tail(guest.console)) or how
+        self.run.deaths[guest.name] = title
+        self.tell(GuestEvent(guest.name, f"died: {title}"))
+        if node.gateway.id not in self.collected:
+            self.deaths_before_tests += 1
+            if self.deaths_before_tests >= COLLECTION_DEATHS:
+                self.leave(
+                    InfraError(f"guests end before they have collected the tests: {title}; console: {guest.console}")
+                )
+
+    # -- tests -------------------------------------------------------------------------------------------------------
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.running[nodeid] = time.monotonic()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.running.pop(nodeid, None)
+
+    def pytest_handlecrashitem(self, crashitem: str, report: Any, sched: Any) -> None:
+        """Say what xdist cannot know: how the guest ended. A test that had not begun is run in another guest."""
+        guest = self.guests[report.node.gateway.id]
+        title = self.run.deaths[guest.name]
+        began = self.running.pop(crashitem, None)
+        report.kproof_guest = guest.name
+        if began is None:  # neither pytest nor results.py count what is not passed, failed or skipped
+            report.outcome = "rescheduled"
+            report.longrepr = f"guest {guest.name} ended outside of any test: {title}"
+            if crashitem not in self.run.outcomes:
+                sched.mark_test_pending(crashitem)
+            return
+        report.duration = time.monotonic() - began
+        report.kproof_crash = title
+        report.longrepr = f"crashed: {title}\n\nconsole of guest {guest.name}, last lines:\n{read_tail(guest.console)}"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        outcome = self.run.report(report)
+        if outcome:
+            self.tell(TestEvent(outcome, len(self.run.ids)))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            outcome = Outcome(
+                nodeid=report.nodeid,
+                result=Result.ERROR,
+                message=f"cannot be collected: {str(report.longrepr).strip().splitlines()[-1]}",
+                detail=str(report.longrepr),
+            )
+            self.run.record(outcome)
+            self.tell(TestEvent(outcome, len(self.run.ids)))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Ctrl-C: guests go at once; xdist would wait for each to end by itself."""
+        self.stack.close()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        self.stack.close()
+        if "run" not in self.__dict__:  # it ended before there was a kernel
+            return
+        if exitstatus == pytest.ExitCode.OK and self.run.deaths_outside_tests:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        try:
+            self.run.finish(int(session.exitstatus))
+        except InfraError as error:
+            self.leave(error)
+
+    def pytest_unconfigure(self) -> None:
+        self.stack.close()
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        terminalreporter.write_line(f"results: {self.run.folder}")
+
+
+def _compile_programs() -> None:
+    from harness.guest.bpf import compile_objects
+
+    source = project_root() / "bpf"
+    if source.is_dir():
+        compile_objects(source, project_root() / "build" / "bpf")
+
+
+def _check_paths(config: pytest.Config) -> None:
+    """pytest leaves this to the workers; here each would answer with a traceback from its guest."""
+    for argument in config.args:
+        path = config.invocation_params.dir / argument.split("::")[0]
+        if not path.exists():
+            raise UserError(f"no such test path: {argument}")
+        if not path.resolve().is_relative_to(config.rootpath):
+            raise UserError(f"{argument} is outside of {config.rootpath}, which is all that guests see of this host")
