@@ -1,0 +1,236 @@
+"""From a patched tree and requested settings to a kernel image.
+
+The object directory is a folder *inside* the source tree: kbuild then names every source file relative to it
+(``../net/core/dev.c``), so that neither objects nor compiler cache know where the cache folder is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from harness import command
+from harness.errors import InfraError, KproofError, UserError
+from harness.events import Notice, Phase, Progress, Sink
+from harness.kernel import fragments, kconfig
+from harness.kernel.files import digest, full, read_json, write, write_json
+from harness.kernel.store import Entry, Finished
+from harness.kernel.toolchain import NEEDED
+from harness.kernel.tree import State, Tree
+from harness.model import Kernel, Recipe
+
+CONFIG_LIMIT = 600.0
+BUILD_LIMIT = 7200.0
+USUAL_OBJECTS = 1360
+"""Objects of base and all features, counted on 6.12.117: the estimate before anything was ever built."""
+SHOWN_ERRORS = 3
+
+IDENTICAL = {
+    # the same recipe gives the same bytes, wherever and whenever it is built
+    "KBUILD_BUILD_TIMESTAMP": "2020-01-01 00:00:00 UTC",
+    "KBUILD_BUILD_USER": "kproof",
+    "KBUILD_BUILD_HOST": "kproof",
+    "KBUILD_BUILD_VERSION": "1",
+    # set, though empty: uname -r is the tree's version without a "+"
+    "LOCALVERSION": "",
+    # nothing of the caller's environment changes a build
+    "ARCH": "x86_64",
+    "CROSS_COMPILE": "",
+    "LLVM": "",
+    "KCFLAGS": "",
+    "KAFLAGS": "",
+    "KCONFIG_CONFIG": ".config",
+}
+
+MACHINE_FAULTS = (
+    (r"No space left on device|Disk quota exceeded", "disk"),
+    (r"Killed signal terminated program|virtual memory exhausted|Cannot allocate memory", "memory"),
+    (r"gelf\.h: No such file|libelf\.h: No such file|Cannot find libelf", "libelf-dev"),
+    (r"openssl/\S+: No such file", "libssl-dev"),
+    (r"flex: (command )?not found", "flex"),
+    (r"bison: (command )?not found", "bison"),
+    (r"\bbc: (command )?not found", "bc"),
+    (r"pahole: (command )?not found|pahole.*is not available", "pahole"),
+)
+"""What in a build's output is not the kernel's fault: pattern to a Debian package, or ``disk``, ``memory``."""
+
+
+@dataclass
+class Output:
+    """Watches a build's output: counts objects, keeps the first errors."""
+
+    events: Sink
+    expected: int = 0
+    objects: int = 0
+    errors: list[str] = field(default_factory=list)
+    last_words: str = ""
+    fault: str = ""
+
+    def line(self, line: str) -> None:
+        if re.match(r"  (CC|AS) ", line):
+            self.objects += 1
+            self.events(Progress(self.objects, max(self.objects, self.expected), "objects"))
+            return
+        for pattern, fault in MACHINE_FAULTS:
+            if not self.fault and re.search(pattern, line):
+                self.fault = fault
+        if match := re.match(r"(?:\.\./)?(\S+?):(\d+)(?::\d+)?: (?:fatal )?error: (.+)", line):
+            self.errors.append(f"{match[1]}:{match[2]}: {match[3]}")
+        elif re.search(r"undefined reference to|multiple definition of|: error: |^ERROR: ", line):
+            self.errors.append(line.strip().removeprefix("../"))
+        elif "***" in line and not self.last_words:
+            self.last_words = line.strip()
+
+
+def build(
+    tree: Tree, recipe: Recipe, entry: Entry, *, named: frozenset[str], own: bool, ccache: Path, events: Sink
+) -> Kernel:
+    """Build ``recipe`` from ``tree``, which has its patches applied, into ``entry``, and serve it.
+
+    ``named`` are the symbols that the user wrote. ``own``: the recipe has something of the user's, so that an error of
+    the compiler is the user's. Raises UserError for that and for settings that Kconfig drops, InfraError otherwise.
+    """
+    command.require(*NEEDED)
+    started = time.monotonic()
+    objects = object_folder(tree, recipe)
+    objects.mkdir(exist_ok=True)
+    note = objects / "kproof.json"
+    before = read_json(note)
+    last = before if isinstance(before, dict) else {}
+    make = _make(tree, objects, ccache, events)
+    output = Output(events)
+    with entry.log.open("wb") as log:
+        events(Phase("config", f"{len(recipe.settings)} settings"))
+        old = fragments.parse_config(_text(objects / ".config"))
+        _configure(make, tree, objects, recipe, last, log, output)
+        config = fragments.parse_config(_text(objects / ".config"))
+        proof = kconfig.prove(recipe.settings, config, tree.src, named=named)
+        state = tree.state()
+        output.expected = _expected(objects, state, last, _differing(old, config), recipe)
+        # .config is settled from here on; what is compiled is known when make has ended
+        write_json(note, {**last, "request": _request_hash(recipe, state)})
+        events(Phase("build", f"{recipe.source.label}"))
+        events(Progress(0, output.expected, "objects"))
+        built_at = time.time_ns()
+        status = make.run("bzImage", log, output, limit=BUILD_LIMIT)
+        if status != 0:
+            raise failure(output, own=own)
+    full_count = max(int(last.get("objects", 0)), output.objects)
+    write_json(note, {"built_at": built_at, "objects": full_count, "request": _request_hash(recipe, state)})
+    for name, source in {
+        "bzImage": "arch/x86/boot/bzImage",
+        "vmlinux": "vmlinux",
+        "System.map": "System.map",
+        "config": ".config",
+    }.items():
+        shutil.copyfile(objects / source, entry.folder / name)
+    release = (objects / "include/config/kernel.release").read_text().strip()
+    return entry.finish(Finished(release, proof, time.monotonic() - started, output.objects))
+
+
+def object_folder(tree: Tree, recipe: Recipe) -> Path:
+    """One per tree, toolchain and debug flavours (which change nearly every object)."""
+    return tree.src / f".kproof-{digest([recipe.toolchain, recipe.arch, sorted(recipe.flavours)])}"
+
+
+def failure(output: Output, *, own: bool) -> KproofError:
+    """What a failed make means, and whose fault it is."""
+    if output.fault == "disk":
+        return full(Path("the kernel cache"))
+    if output.fault == "memory":
+        return InfraError("the compiler ran out of memory; free some, or build with fewer jobs")
+    if output.fault:
+        return InfraError(f"the build needs a package that is missing: apt install {output.fault}")
+    errors = list(dict.fromkeys(output.errors))
+    said = "\n".join(errors[:SHOWN_ERRORS]) or output.last_words or "make failed without a word"
+    more = f"\n… and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
+    text = f"the kernel does not compile: {said}{more}"
+    return UserError(text) if own else InfraError(text)
+
+
+@dataclass(frozen=True)
+class _Make:
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+    def run(self, target: str, log: IO[bytes], output: Output, *, limit: float, extra: Sequence[str] = ()) -> int:
+        argv = [*self.argv, *extra, target]
+        log.write(f"$ {' '.join(argv)}\n".encode())
+        log.flush()
+        return command.follow(argv, limit=limit, on_line=output.line, log=log, env=self.env)
+
+
+def _make(tree: Tree, objects: Path, ccache: Path, events: Sink) -> _Make:
+    compiler = "gcc"
+    env = {"GIT_CEILING_DIRECTORIES": str(tree.folder), "MAKEFLAGS": "", "MAKELEVEL": ""}
+    if shutil.which("ccache"):
+        compiler = "ccache gcc"
+        env |= {
+            "CCACHE_DIR": str(ccache),
+            "CCACHE_BASEDIR": str(tree.src),
+            "CCACHE_NOHASHDIR": "1",
+            "CCACHE_COMPILERCHECK": "content",
+            "CCACHE_MAXSIZE": "5G",
+        }
+    else:
+        events(Notice("ccache is not installed; builds that were made before take as long as the first time"))
+    # when kproof is killed outright, make gets a signal from the kernel
+    guard = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    variables = [f"{name}={value}" for name, value in {**IDENTICAL, "CC": compiler, "HOSTCC": "gcc"}.items()]
+    jobs = os.cpu_count() or 1
+    argv = [*guard, "make", "-C", str(tree.src), f"O={objects}", f"-j{jobs}", *variables]
+    return _Make(tuple(argv), env)
+
+
+def _request_hash(recipe: Recipe, state: State) -> str:
+    """What a configuration depends on: source, settings, and patches that touch Kconfig or a Makefile."""
+    rules = [path for path in state.touched if re.search(r"(^|/)(Kconfig|Makefile|Kbuild)[^/]*$", path)]
+    return digest([recipe.source.identity, recipe.settings, state.patches if rules else []])
+
+
+def _configure(
+    make: _Make, tree: Tree, objects: Path, recipe: Recipe, last: Mapping[str, object], log: IO[bytes], output: Output
+) -> None:
+    """allnoconfig over the requested settings: what is neither requested nor needed is off."""
+    if last.get("request") == _request_hash(recipe, tree.state()) and (objects / ".config").exists():
+        return
+    requested = objects / "requested.config"
+    write(requested, fragments.render(recipe.settings).encode())
+    status = make.run("allnoconfig", log, output, limit=CONFIG_LIMIT, extra=[f"KCONFIG_ALLCONFIG={requested}"])
+    if status != 0 or not (objects / ".config").exists():
+        raise failure(output, own=False)
+
+
+def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> set[str]:
+    return {symbol for symbol in old.keys() | new.keys() if old.get(symbol) != new.get(symbol)}
+
+
+def _expected(objects: Path, state: State, last: Mapping[str, int], symbols: set[str], recipe: Recipe) -> int:
+    """How many objects make will compile: those whose recorded dependencies changed since the last build."""
+    built_at = int(last.get("built_at", 0))
+    if not built_at or state.born > built_at:
+        return int(last.get("objects", 0)) or USUAL_OBJECTS
+    needles = [f"../{path} ".encode() for path, when in state.changed.items() if when > built_at]
+    needles += [f"include/config/{symbol})".encode() for symbol in symbols]
+    if not needles:
+        return 0
+    pattern = re.compile(b"|".join(map(re.escape, needles)))
+    return sum(1 for path in _commands(objects) if pattern.search(path.read_bytes()))
+
+
+def _commands(objects: Path) -> Iterator[Path]:
+    """The ``.NAME.o.cmd`` files in which kbuild records an object's dependencies."""
+    for folder, _, names in os.walk(objects):
+        for name in names:
+            if name.endswith(".o.cmd"):
+                yield Path(folder, name)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
