@@ -1,0 +1,117 @@
+"""Probes for what tests need of a kernel: each returns None where it is there, else a reason that names what lacks.
+
+A probe tries the real thing, in a namespace of its own; the configuration (/proc/config.gz) only helps to say why.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from selftests.lib import asm, bpf, programs
+from selftests.lib.bpf import AttachType, ProgType
+from selftests.lib.netns import Namespace
+from selftests.lib.rtnl import NetlinkRefused
+
+
+@cache
+def kernel_config() -> dict[str, str]:
+    """The running kernel's configuration without ``CONFIG_``; empty when it does not tell (no /proc/config.gz)."""
+    try:
+        text = gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
+    except FileNotFoundError:
+        return {}
+    pairs = (
+        line.removeprefix("CONFIG_").partition("=")[::2] for line in text.splitlines() if line.startswith("CONFIG_")
+    )
+    return dict(pairs)
+
+
+def _lacks(feature: str, symbol: str, error: Exception | None = None) -> str:
+    """``kernel lacks netkit: CONFIG_NETKIT is n``, or the kernel's own words where the configuration says y."""
+    config = kernel_config()
+    if config and config.get(symbol, "n") == "n":
+        return f"kernel lacks {feature}: CONFIG_{symbol} is n"
+    return f"kernel {os.uname().release} lacks {feature}: {error or f'CONFIG_{symbol} is not known'}"
+
+
+def _configured(feature: str, symbol: str) -> str | None:
+    config = kernel_config()
+    if not config:
+        return f"kernel {os.uname().release} does not tell its configuration, so {feature} is not known to be there"
+    return None if config.get(symbol, "n") != "n" else _lacks(feature, symbol)
+
+
+def netkit() -> str | None:
+    """The device itself (35dfaad7188c, Linux 6.7)."""
+    with Namespace.create("probe") as namespace:
+        try:
+            namespace.rtnl.add_netkit("nk0", "nk1", up=False)[0].delete()
+        except NetlinkRefused as error:
+            return _lacks("netkit", "NETKIT", error)
+    return None
+
+
+def tcx() -> str | None:
+    """Links and multi-programs at tc hooks (e420bed02507, Linux 6.6): loopback's empty ingress can be queried."""
+    try:
+        bpf.query(1, AttachType.TCX_INGRESS)
+    except OSError as error:
+        return _lacks("tcx", "NET_XGRESS", error)
+    return None
+
+
+def redirect_peer() -> str | None:
+    """The helper (9aa1206e8f48, Linux 5.10), attached here through tcx."""
+    try:
+        bpf.load_classifier(programs.redirect_peer(1)).close()
+    except OSError as error:
+        return _lacks("bpf_redirect_peer", "NET_CLS_ACT", error)
+    return tcx()
+
+
+def netns_cookie() -> str | None:
+    """The helper in cgroup programs (f318903c0bf4, Linux 5.7)."""
+    code = asm.program([asm.mov_imm(asm.R1, 0), asm.call(programs.HELPER_GET_NETNS_COOKIE)], programs.ret(1))
+    try:
+        bpf.load(ProgType.CGROUP_SOCK_ADDR, code, expected_attach=AttachType.CGROUP_INET4_CONNECT).close()
+    except OSError as error:
+        return _lacks("bpf_get_netns_cookie", "CGROUP_BPF", error)
+    return None
+
+
+def nf_egress() -> str | None:
+    """The hook, through nf_tables (42df6e1d221d, Linux 5.16)."""
+    from selftests.lib.nft import NftError
+
+    with Namespace.create("probe") as namespace:
+        device = namespace.rtnl.add_dummy("d0")
+        try:
+            namespace.nft.add_chain(device)
+        except NftError as error:
+            return _lacks("the netfilter egress hook", "NETFILTER_EGRESS", error)
+        namespace.nft.delete_table()
+    return None
+
+
+PROBES: dict[str, Callable[[], str | None]] = {
+    "netkit": netkit,
+    "tcx": tcx,
+    "redirect_peer": redirect_peer,
+    "netns_cookie": netns_cookie,
+    "nf_egress": nf_egress,
+    "pktgen": lambda: _configured("pktgen", "NET_PKTGEN"),
+    "sk_msg": lambda: _configured("sk_msg programs", "BPF_STREAM_PARSER"),
+    "clsact": lambda: _configured("clsact with BPF classifiers", "NET_CLS_BPF"),
+    "mirred": lambda: _configured("the tc action mirred", "NET_ACT_MIRRED"),
+    "skbedit": lambda: _configured("the tc action skbedit", "NET_ACT_SKBEDIT"),
+    "matchall": lambda: _configured("the tc classifier matchall", "NET_CLS_MATCHALL"),
+    "ifb": lambda: _configured("ifb", "IFB"),
+    "vxlan": lambda: _configured("vxlan", "VXLAN"),
+    "nft_fwd": lambda: _configured("nft fwd", "NFT_FWD_NETDEV"),
+    "nft_dup": lambda: _configured("nft dup", "NFT_DUP_NETDEV"),
+}
+"""By the name that ``@pytest.mark.feature`` takes."""

@@ -1,0 +1,170 @@
+"""nf_tables through libnftables, in this process, in its JSON grammar (libnftables-json(5)): what ``nft -j`` does."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selftests.lib.netns import Namespace
+    from selftests.lib.rtnl import Link
+
+_JSON_OUTPUT = 1 << 4
+"""NFT_CTX_OUTPUT_JSON: nftables/libnftables.h."""
+
+Statement = Mapping[str, Any]
+
+COUNTER: Statement = {"counter": None}
+DROP: Statement = {"drop": None}
+ACCEPT: Statement = {"accept": None}
+
+
+class NftError(Exception):
+    """nft refused; the text is what it says."""
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL("libnftables.so.1")
+    library.nft_ctx_new.restype = ctypes.c_void_p
+    library.nft_ctx_new.argtypes = [ctypes.c_uint32]
+    for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+        getattr(library, name).restype = ctypes.c_char_p
+    for name in (
+        "nft_ctx_free",
+        "nft_ctx_buffer_output",
+        "nft_ctx_buffer_error",
+        "nft_ctx_get_output_buffer",
+        "nft_ctx_get_error_buffer",
+    ):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    return library
+
+
+class Nft:
+    """nf_tables of one namespace."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._library = _library()
+        self._namespace = namespace
+        with namespace.entered():
+            self._context = self._library.nft_ctx_new(0)
+        self._library.nft_ctx_buffer_output(self._context)
+        self._library.nft_ctx_buffer_error(self._context)
+        self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT)
+
+    def close(self) -> None:
+        if self._context:
+            self._library.nft_ctx_free(self._context)
+            self._context = None
+
+    def run(self, *commands: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Commands as one transaction; returns the objects that a listing gave. Raises NftError."""
+        text = json.dumps({"nftables": list(commands)})
+        with self._namespace.entered():
+            status = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
+        output = self._library.nft_ctx_get_output_buffer(self._context) or b""
+        errors = self._library.nft_ctx_get_error_buffer(self._context) or b""
+        if status:
+            raise NftError(f"{errors.decode(errors='replace').strip()}\nin {text}")
+        return list(json.loads(output)["nftables"]) if output.strip() else []
+
+    def add_chain(
+        self, link: Link, *, hook: str = "egress", table: str = "kproof", chain: str = "chain", priority: int = 0
+    ) -> Chain:
+        """A base chain of family netdev on ``link``, in a table that is made if need be."""
+        where = {"family": "netdev", "table": table}
+        self.run(
+            {"add": {"table": {"family": "netdev", "name": table}}},
+            {
+                "add": {
+                    "chain": where
+                    | {
+                        "name": chain,
+                        "type": "filter",
+                        "hook": hook,
+                        "dev": link.name,
+                        "prio": priority,
+                        "policy": "accept",
+                    }
+                }
+            },
+        )
+        return Chain(self, table, chain)
+
+    def tables(self) -> set[str]:
+        """Names of all tables of family netdev."""
+        listed = self.run({"list": {"tables": {"family": "netdev"}}})
+        return {item["table"]["name"] for item in listed if "table" in item}
+
+    def delete_table(self, table: str = "kproof") -> None:
+        self.run({"delete": {"table": {"family": "netdev", "name": table}}})
+
+
+class Chain:
+    """One chain of family netdev."""
+
+    def __init__(self, nft: Nft, table: str, name: str) -> None:
+        self.nft = nft
+        self._where = {"family": "netdev", "table": table}
+        self._name = name
+
+    def add_rule(self, *statements: Statement) -> None:
+        self.nft.run({"add": {"rule": self._where | {"chain": self._name, "expr": [dict(s) for s in statements]}}})
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The chain and its rules."""
+        return self.nft.run({"list": {"chain": self._where | {"name": self._name}}})
+
+    def counters(self) -> list[tuple[int, int]]:
+        """(packets, bytes) of each counter statement, in the order of the rules."""
+        found = []
+        for item in self.listing():
+            for statement in item.get("rule", {}).get("expr", []):
+                if isinstance(counter := statement.get("counter"), dict):
+                    found.append((counter["packets"], counter["bytes"]))
+        return found
+
+    @property
+    def packets(self) -> int:
+        """Packets of the first counter."""
+        return self.counters()[0][0]
+
+    def flush(self) -> None:
+        """Delete all rules; the hook stays."""
+        self.nft.run({"flush": {"chain": self._where | {"name": self._name}}})
+
+    def delete(self) -> None:
+        """Delete the chain, and its hook with it."""
+        self.flush()
+        self.nft.run({"delete": {"chain": self._where | {"name": self._name}}})
+
+
+def match_mark(mark: int) -> Statement:
+    """``meta mark MARK``."""
+    return match({"meta": {"key": "mark"}}, mark)
+
+
+def match(left: Mapping[str, Any], right: Any) -> Statement:
+    """``LEFT == RIGHT``."""
+    return {"match": {"op": "==", "left": dict(left), "right": right}}
+
+
+def set_mark(mark: int) -> Statement:
+    """``meta mark set MARK``."""
+    return {"mangle": {"key": {"meta": {"key": "mark"}}, "value": mark}}
+
+
+def forward_to(link: Link) -> Statement:
+    """``fwd to DEVICE``."""
+    return {"fwd": {"dev": link.name}}
+
+
+def all_of(*statements: Statement) -> Sequence[Statement]:
+    """For readability at the call: a rule's statements."""
+    return statements

@@ -1,0 +1,129 @@
+"""Fragments that selftests put together into BPF programs (see selftests.lib.asm for what a fragment is).
+
+Fragments that end a program return; ``counters`` is the file descriptor of an array map with one value, seen as slots
+of 64 bits (selftests.lib.bpf.Counters).
+"""
+
+from __future__ import annotations
+
+from selftests.lib import asm
+from selftests.lib.asm import R0, R1, R2, R3, R4, R6, Fragment
+
+# Helper numbers: include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
+HELPER_REDIRECT = 23
+HELPER_SKB_CHANGE_TYPE = 32
+HELPER_GET_NETNS_COOKIE = 122
+HELPER_REDIRECT_NEIGH = 152
+HELPER_REDIRECT_PEER = 155
+
+# Offsets in struct __sk_buff: include/uapi/linux/bpf.h
+SKB_LEN = 0
+SKB_PKT_TYPE = 4
+SKB_MARK = 8
+SKB_PROTOCOL = 16
+SKB_PRIORITY = 32
+SKB_INGRESS_IFINDEX = 36
+SKB_IFINDEX = 40
+
+SLOT_BYTES = 8
+
+
+def ret(verdict: int) -> Fragment:
+    """End the program with ``verdict``."""
+    return [asm.mov_imm(R0, verdict), asm.exit_()]
+
+
+def count(counters: int, slot: int = 0) -> Fragment:
+    """Add one to a slot."""
+    return [*asm.map_value(R1, counters, slot * SLOT_BYTES), asm.mov_imm(R2, 1), asm.atomic_add(R1, R2, 0)]
+
+
+def stamp(counters: int, slot: int, *, clock: int = 0) -> Fragment:
+    """Store the next tick (1, 2, …) of the clock in slot ``clock`` into ``slot``: tells who ran before whom."""
+    return [
+        *asm.map_value(R1, counters, clock * SLOT_BYTES),
+        asm.mov_imm(R2, 1),
+        asm.atomic_fetch_add(R1, R2, 0),
+        asm.add_imm(R2, 1),
+        *asm.map_value(R1, counters, slot * SLOT_BYTES),
+        asm.store(8, R1, R2, 0),
+    ]
+
+
+def save_field(counters: int, slot: int, offset: int) -> Fragment:
+    """Store the 32-bit context field at ``offset`` (SKB_…) into a slot."""
+    return [
+        asm.load(4, R2, R6, offset),
+        *asm.map_value(R1, counters, slot * SLOT_BYTES),
+        asm.store(8, R1, R2, 0),
+    ]
+
+
+def set_mark(mark: int) -> Fragment:
+    """``skb->mark = mark``."""
+    return [asm.mov_imm(R2, mark), asm.store(4, R6, R2, SKB_MARK)]
+
+
+def set_priority(priority: int) -> Fragment:
+    """``skb->priority = priority``."""
+    return [asm.mov_imm(R2, priority), asm.store(4, R6, R2, SKB_PRIORITY)]
+
+
+def unless_protocol(ethertype: int, otherwise: Fragment) -> Fragment:
+    """Run ``otherwise`` (which must end the program) for packets of another ethertype; IPv4 is 0x0800."""
+    swapped = int.from_bytes(ethertype.to_bytes(2, "big"), "little")
+    return [
+        asm.load(4, R2, R6, SKB_PROTOCOL),
+        asm.Insn(0x15, R2, offset=len(otherwise), imm=swapped),
+        *otherwise,
+    ]
+
+
+def redirect(ifindex: int, flags: int = 0) -> Fragment:
+    """End with ``bpf_redirect(ifindex, flags)``."""
+    return [asm.mov_imm(R1, ifindex), asm.mov_imm(R2, flags), asm.call(HELPER_REDIRECT), asm.exit_()]
+
+
+def redirect_peer(ifindex: int, flags: int = 0) -> Fragment:
+    """End with ``bpf_redirect_peer(ifindex, flags)``."""
+    return [asm.mov_imm(R1, ifindex), asm.mov_imm(R2, flags), asm.call(HELPER_REDIRECT_PEER), asm.exit_()]
+
+
+def redirect_peer_saving_verdict(ifindex: int, flags: int, counters: int, slot: int) -> Fragment:
+    """As ``redirect_peer``, and the helper's return value (as 64 bits) goes to a slot."""
+    return [
+        asm.mov_imm(R1, ifindex),
+        asm.mov_imm(R2, flags),
+        asm.call(HELPER_REDIRECT_PEER),
+        *asm.map_value(R1, counters, slot * SLOT_BYTES),
+        asm.store(8, R1, R0, 0),
+        asm.exit_(),
+    ]
+
+
+def redirect_neigh(ifindex: int) -> Fragment:
+    """End with ``bpf_redirect_neigh(ifindex, NULL, 0, 0)``: next hop from routing, its MAC from neighbours."""
+    return [
+        asm.mov_imm(R1, ifindex),
+        asm.mov_imm(R2, 0),
+        asm.mov_imm(R3, 0),
+        asm.mov_imm(R4, 0),
+        asm.call(HELPER_REDIRECT_NEIGH),
+        asm.exit_(),
+    ]
+
+
+def change_type(packet_type: int) -> Fragment:
+    """``bpf_skb_change_type(skb, packet_type)``; packet types are PACKET_… of linux/if_packet.h."""
+    return [asm.mov_reg(R1, R6), asm.mov_imm(R2, packet_type), asm.call(HELPER_SKB_CHANGE_TYPE)]
+
+
+def netns_cookie(counters: int, slot: int, *, of_context: bool) -> Fragment:
+    """Store ``bpf_get_netns_cookie(ctx)``, or of NULL, into a slot."""
+    argument = asm.mov_reg(R1, R6) if of_context else asm.mov_imm(R1, 0)
+    return [
+        argument,
+        asm.call(HELPER_GET_NETNS_COOKIE),
+        *asm.map_value(R1, counters, slot * SLOT_BYTES),
+        asm.store(8, R1, R0, 0),
+    ]
