@@ -67,8 +67,7 @@ class Mirror(Located):
             events(Phase("source", f"updating {len(paths)} files of {self.tree_name}"))
             # from here to the last line the mirror is neither the old nor the new source
             mark.unlink()
-            tree.switch(())
-            tree.update(self.contents(paths, files))
+            tree.update(paths, self.contents(paths, files))
         else:
             events(Phase("source", f"mirroring {self.source.label}"))
             self.sweep()

@@ -122,11 +122,18 @@ class Tree:
         self._save(State(changed=state.changed | dict.fromkeys(state.touched, now), born=state.born))
         shutil.rmtree(self._aside, ignore_errors=True)
 
-    def update(self, contents: Iterable[tuple[str, Content | None]]) -> None:
-        """Change pristine files (a mirrored source has moved on). The tree has no patch applied."""
+    def update(self, paths: Iterable[str], contents: Iterable[tuple[str, Content | None]]) -> None:
+        """Change the pristine files ``paths`` (a mirrored source has moved on) to ``contents``.
+
+        Patches to other files stay in, so that what they touch is not compiled again.
+        """
+        self.heal()
+        if not self.state().touched.keys().isdisjoint(paths):
+            self.switch(())
         state = self.state()
-        changed = [path for path, content in contents if self._set(path, content)]
-        self._save(State(changed=state.changed | dict.fromkeys(changed, time.time_ns()), born=state.born))
+        now = time.time_ns()
+        state.changed |= {path: now for path, content in contents if self._set(path, content)}
+        self._save(state)
 
     def _save(self, state: State) -> None:
         write_json(self._state_file, asdict(state))

@@ -1,0 +1,1 @@
+int netkit_run(void) { return 0; }

@@ -1,0 +1,1 @@
+int namei(void) { return 1; }

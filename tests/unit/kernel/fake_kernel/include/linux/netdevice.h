@@ -1,0 +1,1 @@
+#define NETDEV 1
