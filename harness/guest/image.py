@@ -74,6 +74,8 @@ STDLIB_LEFT_OUT = {"test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3
 # Where programs live; first match wins. A user's PATH often lacks the sbin folders.
 PROGRAM_FOLDERS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 
+KEPT = 4  # images; every edit of the plugin makes a new one
+
 FORMAT = "2"  # raise when the layout below changes
 
 
@@ -85,9 +87,19 @@ def frozen_root() -> RootImage:
     files = dict(_files())
     identity = _identity(files)
     path = cache_root() / "roots" / f"{identity}.erofs"
-    if not path.exists():
+    if path.exists():
+        path.touch()
+    else:
         _make(files, path)
+        _forget_old(path.parent)
     return RootImage(identity=identity, path=path)
+
+
+def _forget_old(folder: Path) -> None:
+    """Keep the images used last. A QEMU that runs from one that is removed still has it open."""
+    images = sorted(folder.glob("*.erofs"), key=lambda image: image.stat().st_mtime)
+    for image in images[:-KEPT]:
+        image.unlink(missing_ok=True)
 
 
 def _files() -> Iterator[tuple[str, Path]]:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from harness.errors import BootError, InfraError, KproofError, UserError
-from harness.events import Event, GuestEvent, Phase, TestEvent
+from harness.events import Event, GuestEvent, Phase, Sink, TestEvent, ignore
 from harness.guest.console import death_title, read_tail
 from harness.guest.launch import Guest
 from harness.guest.pool import END_LIMIT, GuestPool
@@ -22,8 +22,17 @@ from harness.model import Outcome, Request, Result
 from harness.paths import project_root
 from harness.pytest_plugin.results import Run, new_run_folder
 
-WATCHER = "kproof-watcher"
-"""Name under which a caller of pytest.main registers who watches: ``sink(event)`` is called, ``error`` is set."""
+
+class Watcher:
+    """Given to ``pytest.main(plugins=[…])`` by a caller who shows the session himself."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.error: KproofError | None = None
+        """What ended the session early."""
+        self.run: Run | None = None
+        """The results, as soon as there is a kernel."""
+
 
 # xdist's word for a worker that is gone without an exception of its own (xdist/workermanage.py).
 NOT_TERMINATED = "Not properly terminated"
@@ -37,7 +46,8 @@ class HostSide:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.watcher = config.pluginmanager.get_plugin(WATCHER)
+        watchers = [plugin for plugin in config.pluginmanager.get_plugins() if isinstance(plugin, Watcher)]
+        self.watcher = watchers[0] if watchers else Watcher(ignore)
         self.stack = ExitStack()
         self.guests: dict[str, Guest] = {}
         """By xdist's name of the worker."""
@@ -72,7 +82,10 @@ class HostSide:
             folder=folder / "guests",
         )
         tests = list(self.config.args)
-        return Run(folder, request=request, kernel=kernel, spec=spec, host=host, count=self.count, tests=tests)
+        self.watcher.run = Run(
+            folder, request=request, kernel=kernel, spec=spec, host=host, count=self.count, tests=tests
+        )
+        return self.watcher.run
 
     @cached_property
     def pool(self) -> GuestPool:
@@ -83,13 +96,11 @@ class HostSide:
         """Pass an event on to whoever watches; keep what belongs into the results."""
         if isinstance(event, GuestEvent) and event.state == "ready":
             self.run.boots[event.name] = event.seconds
-        if self.watcher:
-            self.watcher.sink(event)
+        self.watcher.sink(event)
 
     def leave(self, error: KproofError) -> NoReturn:
         """End the session with this error, and nothing of pytest's own around it."""
-        if self.watcher:
-            self.watcher.error = error
+        self.watcher.error = error
         pytest.exit(str(error), returncode=error.exit_status)
 
     # -- guests ------------------------------------------------------------------------------------------------------

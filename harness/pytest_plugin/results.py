@@ -68,6 +68,7 @@ class Run:
         self.tests = tests
         """The paths and test ids that were asked for."""
         self.started = time.time()
+        self._began = time.monotonic()
         self.ids: dict[str, None] = {}
         """Every selected test, in order of collection."""
         self.outcomes: dict[str, Outcome] = {}
@@ -102,6 +103,11 @@ class Run:
         return self.record(_outcome(phases, guest))
 
     @property
+    def seconds(self) -> float:
+        """Since there was a kernel."""
+        return time.monotonic() - self._began
+
+    @property
     def deaths_outside_tests(self) -> dict[str, str]:
         crashed = {outcome.guest for outcome in self.outcomes.values() if outcome.result is Result.CRASHED}
         return {name: title for name, title in self.deaths.items() if name not in crashed}
@@ -133,7 +139,7 @@ class Run:
         return {
             "kproof": __version__,
             "started": datetime.fromtimestamp(self.started).astimezone().isoformat(timespec="seconds"),
-            "seconds": round(time.time() - self.started, 2),
+            "seconds": round(self.seconds, 2),
             "exit_status": exit_status,
             "request": str(self.request),
             "kernel": {

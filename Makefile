@@ -1,0 +1,25 @@
+# `make run` and `make test` set up everything that is missing and go. ARGS are handed on: make run ARGS='--series netkit'
+.PHONY: run test setup lint unit e2e clean
+
+run: setup
+	@.venv/bin/kproof run $(ARGS)
+
+test: setup lint unit e2e
+
+setup:
+	@ci/setup
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+unit: setup
+	.venv/bin/pytest tests/unit -n 2 -q $(ARGS)
+
+e2e: setup
+	.venv/bin/pytest tests/e2e -v -rs $(ARGS)
+
+# The project's own leftovers; kernels and downloads stay in the user's cache (kproof kernels prune)
+clean:
+	rm -rf build results .venv .mypy_cache .ruff_cache .pytest_cache

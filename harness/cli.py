@@ -1,0 +1,225 @@
+"""The command ``kproof``: the verbs. No logic of its own; each verb imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from harness import __version__
+from harness.errors import KproofError, UserError
+from harness.model import Request
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Parse, run one verb, and leave with its exit status: 0 good, 1 tests failed, 2 your error, 3 the machine's."""
+    try:
+        status = run(sys.argv[1:] if arguments is None else arguments)
+    except KproofError as error:
+        print(f"kproof: {error}", file=sys.stderr)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        print("kproof: interrupted", file=sys.stderr)
+        status = 130  # as a shell reports it
+    except BrokenPipeError:  # the reader of our output has gone (`kproof kernels | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb that the arguments name and return its exit status; raises KproofError."""
+    arguments, command = _split_command(list(arguments))
+    options = _parser().parse_args(arguments)
+    options.command = command
+    return int(options.verb(options))
+
+
+def _split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands behind ``--`` is not ours to parse."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (try: {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="kproof", description="Prove what a Linux kernel patch does, in virtual machines.")
+    parser.add_argument("--version", action="version", version=f"kproof {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
+
+    verb = verbs.add_parser("run", help="build a kernel if need be, run selftests in guests, write the results")
+    verb.set_defaults(verb=_run)
+    verb.add_argument("tests", nargs="*", metavar="TEST", help="test files, folders or ids (all selftests)")
+    _recipe_options(verb)
+    _guest_options(verb)
+    verb.add_argument("-n", "--guests", type=_positive, default=2, metavar="N", help="how many guests at once (2)")
+    verb.add_argument("-k", metavar="EXPRESSION", help="only tests whose names match, as in pytest")
+    verb.add_argument("-m", metavar="EXPRESSION", help="only tests whose markers match, as in pytest")
+    verb.add_argument("-x", "--exitfirst", action="store_true", help="stop at the first failure")
+    verb.add_argument("--require-feature", action="append", default=[], metavar="NAME", help="fail instead of skip")
+    verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
+
+    verb = verbs.add_parser("exec", help="run one command in a guest: kproof exec [RECIPE] -- COMMAND")
+    verb.set_defaults(verb=_exec)
+    verb.add_argument("recipe", nargs="?", default="", metavar="RECIPE", help="the kernel ('debian:6.12')")
+    _guest_options(verb)
+
+    verb = verbs.add_parser("shell", help="an interactive guest on this host's root, through virtme-ng")
+    verb.set_defaults(verb=_shell)
+    verb.add_argument("recipe", nargs="?", default="", metavar="RECIPE", help="the kernel ('debian:6.12')")
+    _size_options(verb)
+
+    verb = verbs.add_parser("series", help="the known patch series, and what each is to a source")
+    verb.set_defaults(verb=_series)
+    verb.add_argument("action", nargs="?", choices=("list", "status"), default="list")
+    verb.add_argument("--source", default=Request.source, metavar="SOURCE", help=f"for status ({Request.source})")
+
+    verb = verbs.add_parser("kernels", help="the kernels in the store; prune --keep N removes the older ones")
+    verb.set_defaults(verb=_kernels)
+    verb.add_argument("action", nargs="?", choices=("list", "prune"), default="list")
+    verb.add_argument("--keep", type=_natural, metavar="N", help="how many of the newest prune keeps")
+
+    verb = verbs.add_parser("doctor", help="what this machine has, what is missing, and the command that mends it")
+    verb.set_defaults(verb=_doctor)
+    return parser
+
+
+def _recipe_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--kernel", metavar="RECIPE", help="all of the options below in one text: 'debian:6.12 NETKIT=n'")
+    verb.add_argument("--source", metavar="SOURCE", help="debian:VERSION, git:PATH@REF, dir:PATH, tar:PATH")
+    verb.add_argument("--series", action="append", metavar="NAME", help="this series; 'none' for none (all that apply)")
+    verb.add_argument("--patch", action="append", metavar="FILE", help="a patch or mbox file on top")
+    verb.add_argument("--upstream", metavar="GITDIR", help="take the commits of absent series from this clone")
+    verb.add_argument("--flavour", action="append", metavar="NAME", help="kasan, lockdep or kmemleak")
+    verb.add_argument("--config", action="append", metavar="FILE", help="a Kconfig fragment on top")
+    verb.add_argument("--set", action="append", metavar="SYMBOL=VALUE", help="a Kconfig symbol, the last word on it")
+    verb.add_argument("--update", action="store_true", help="ask the archive whether there is a newer source")
+
+
+def _size_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--memory", type=_positive, default=512, metavar="MB", help="memory of a guest (512)")
+    verb.add_argument("--cpus", type=_positive, default=1, metavar="N", help="processors of a guest (1)")
+    verb.add_argument("--accel", choices=("kvm", "tcg"), help="accelerator (the best that works here)")
+
+
+def _guest_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--root", choices=("image", "virtme"), default="image", help="what guests boot (image)")
+    _size_options(verb)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _natural(text):
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
+
+
+def _request(options: argparse.Namespace) -> Request:
+    """The request that the recipe options write; ``--kernel`` writes it all by itself."""
+    single = {
+        "--source": options.source, "--series": options.series, "--patch": options.patch, "--config": options.config,
+        "--upstream": options.upstream, "--flavour": options.flavour, "--set": options.set,
+    }  # fmt: skip
+    if options.kernel is not None:
+        if both := [name for name, value in single.items() if value]:
+            raise UserError(f"--kernel is a whole recipe: write {both[0]} into it, or leave --kernel out")
+        return Request.parse(options.kernel)
+    series = options.series
+    if series and "none" in series and len(series) > 1:
+        raise UserError("--series none stands alone")
+    return Request(
+        source=options.source or Request.source,
+        series=None if not series else () if series == ["none"] else tuple(series),
+        patches=tuple(os.path.abspath(path) for path in options.patch or ()),
+        flavours=tuple(options.flavour or ()),
+        configs=tuple(os.path.abspath(path) for path in options.config or ()),
+        settings=tuple(options.set or ()),
+        upstream=os.path.abspath(options.upstream) if options.upstream else "",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from harness.run import run_selftests
+
+    pytest_arguments = [f"--require-feature={name}" for name in options.require_feature]
+    pytest_arguments += ["-k", options.k] if options.k else []
+    pytest_arguments += ["-m", options.m] if options.m else []
+    pytest_arguments += ["-x"] if options.exitfirst else []
+    pytest_arguments += ["--update"] if options.update else []
+    pytest_arguments += options.command
+    return run_selftests(
+        _request(options),
+        tests=options.tests,
+        guests=options.guests,
+        root=options.root,
+        memory_mb=options.memory,
+        cpus=options.cpus,
+        accel=options.accel,
+        results=options.results,
+        pytest_arguments=pytest_arguments,
+    )
+
+
+def _exec(options: argparse.Namespace) -> int:
+    from harness.run import execute
+
+    if not options.command:
+        raise UserError("what shall run? kproof exec [RECIPE] -- COMMAND")
+    return execute(
+        Request.parse(options.recipe),
+        options.command,
+        root=options.root,
+        memory_mb=options.memory,
+        cpus=options.cpus,
+        accel=options.accel,
+    )
+
+
+def _shell(options: argparse.Namespace) -> int:
+    from harness.run import shell
+
+    return shell(
+        Request.parse(options.recipe), memory_mb=options.memory, cpus=options.cpus, accel=options.accel
+    )  # fmt: skip
+
+
+def _series(options: argparse.Namespace) -> int:
+    from harness.tables import series_list, series_status
+
+    print(series_status(options.source) if options.action == "status" else series_list())
+    return 0
+
+
+def _kernels(options: argparse.Namespace) -> int:
+    from harness.tables import kernels_list, kernels_prune
+
+    if options.action == "prune":
+        if options.keep is None:
+            raise UserError("prune needs to know how many kernels stay: kproof kernels prune --keep N")
+        print(kernels_prune(options.keep))
+    else:
+        print(kernels_list())
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from harness.doctor import examine
+
+    return examine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What the listing verbs print: plain tables, the same on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.kernel.store import Store
+
+
+def series_list() -> str:
+    """All known series: name, since, title."""
+    from harness.kernel.series import load_series
+    from harness.paths import project_root
+
+    rows = [
+        (series.name, f"{series.since.major}.{series.since.minor}" if series.since else "never merged", series.title)
+        for series in load_series(project_root() / "patches")
+    ]
+    return table(("SERIES", "SINCE", "TITLE"), rows)
+
+
+def series_status(source: str) -> str:
+    """What each series is to a source, and why."""
+    import sys
+
+    from harness.display import display_for
+    from harness.kernel.obtain import series_status as statuses
+
+    with display_for(sys.stderr) as display:
+        rows = [(status.name, str(status.state), status.reason) for status in statuses(source, events=display.sink)]
+    return table(("SERIES", "STATE", "WHERE OR WHY"), rows)
+
+
+def kernels_list() -> str:
+    """The stored kernels, newest first."""
+    rows = [
+        (kernel.identity, kernel.release, _age(time.time() - made), f"{size / 1e6:.0f} MB", kernel.request)
+        for kernel, size, made in _store().kernels()
+    ]
+    if not rows:
+        return "no kernel is stored yet; `kproof run` makes the first"
+    return table(("KERNEL", "RELEASE", "AGE", "SIZE", "RECIPE"), rows)
+
+
+def kernels_prune(keep: int) -> str:
+    removed = _store().prune(keep)
+    return f"removed {len(removed)}: {', '.join(removed)}" if removed else "nothing to remove"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two blanks between them; the last column is not padded."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows])
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _store() -> Store:
+    from harness.kernel.store import Store
+    from harness.paths import cache_root
+
+    return Store(cache_root() / "kernels")
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
