@@ -61,7 +61,7 @@ class Expr:
 
     def string(self, config: Mapping[str, str]) -> str:
         if self.kind == "name" and self.text not in TRISTATE:
-            return config.get(self.text, self.text if re.fullmatch(r"-?(0x)?[0-9a-fA-F]+", self.text) else "n")
+            return config.get(self.text, self.text if re.fullmatch(r"-?\d+|0[xX][0-9a-fA-F]+", self.text) else "n")
         return self.text
 
     def names(self) -> Iterator[str]:
