@@ -17,7 +17,7 @@ from harness.kernel.locks import locked
 from harness.kernel.memo import memo
 from harness.kernel.series import Series, load_series, patches_for, select, status
 from harness.kernel.source import Located, locate
-from harness.kernel.store import Entry, Store
+from harness.kernel.store import Store
 from harness.model import Kernel, Patch, Recipe, Request, SeriesState, SeriesStatus
 
 ARCH = "x86_64"
@@ -196,7 +196,7 @@ def _build(plan: _Plan, request: Request, store: Store, layout: Layout, events: 
             if recipe.patches:
                 events(Phase("patch", f"{len(recipe.patches)} patches"))
             tree.switch(recipe.patches)
-        entry = Entry(store, recipe, _absolute(request))
+        entry = store.begin(recipe, _absolute(request))
         own = bool(recipe.patches or plan.named) or not request.source.startswith("debian:")
         try:
             return build(tree, recipe, entry, named=plan.named, own=own, ccache=layout.ccache, events=events)

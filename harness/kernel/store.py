@@ -124,6 +124,10 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def begin(self, recipe: Recipe, request: Request) -> Entry:
+        """A place for a kernel that is about to be built. The caller holds the kernel's lock."""
+        return Entry(self, recipe, request)
+
     def get(self, identity: str) -> Kernel | None:
         """The kernel of exactly this identity; None when there is none that is complete."""
         folder = self.root / identity

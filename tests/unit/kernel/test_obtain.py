@@ -19,7 +19,7 @@ from harness.kernel.obtain import obtain, resolve, series_status
 from harness.kernel.store import Store
 from harness.model import Request, SeriesState
 
-from .conftest import diff, git, write
+from .conftest import diff, git, gone, write
 
 pytestmark = pytest.mark.usefixtures("cache", "project")
 
@@ -352,7 +352,7 @@ def test_an_interrupt_leaves_no_process_and_nothing_half(project: Path, kernel_t
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in err
-    assert not Path(f"/proc/{compiler}").exists()
+    assert gone(compiler)
     assert list((cache / "kernels").iterdir()) == []
     obtain(Request(source=f"dir:{kernel_tree}"))
 
