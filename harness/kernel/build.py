@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from harness import command
 from harness.errors import InfraError, KproofError, UserError
@@ -22,7 +22,7 @@ from harness.kernel import fragments, kconfig
 from harness.kernel.files import digest, full, read_json, write, write_json
 from harness.kernel.store import Entry, Finished
 from harness.kernel.toolchain import NEEDED
-from harness.kernel.tree import State, Tree
+from harness.kernel.tree import Tree
 from harness.model import Kernel, Recipe
 
 CONFIG_LIMIT = 600.0
@@ -61,6 +61,15 @@ MACHINE_FAULTS = (
 """What in a build's output is not the kernel's fault: pattern to a Debian package, or ``disk``, ``memory``."""
 
 
+PRODUCTS = {
+    "bzImage": "arch/x86/boot/bzImage",
+    "vmlinux": "vmlinux",
+    "System.map": "System.map",
+    "config": ".config",
+}
+"""Name in the store to path in the object directory."""
+
+
 @dataclass
 class Output:
     """Watches a build's output: counts objects, keeps the first errors."""
@@ -96,42 +105,92 @@ def build(
     ``named`` are the symbols that the user wrote. ``own``: the recipe has something of the user's, so that an error of
     the compiler is the user's. Raises UserError for that and for settings that Kconfig drops, InfraError otherwise.
     """
-    command.require(*NEEDED)
     started = time.monotonic()
-    objects = object_folder(tree, recipe)
-    objects.mkdir(exist_ok=True)
-    note = objects / "kproof.json"
-    before = read_json(note)
-    last = before if isinstance(before, dict) else {}
-    make = _make(tree, objects, ccache, events)
-    output = Output(events)
+    bench = Bench(tree, recipe, own=own, ccache=ccache, events=events)
     with entry.log.open("wb") as log:
-        events(Phase("config", f"{len(recipe.settings)} settings"))
-        old = fragments.parse_config(_text(objects / ".config"))
-        _configure(make, tree, objects, recipe, last, log, output)
-        config = fragments.parse_config(_text(objects / ".config"))
-        proof = kconfig.prove(recipe.settings, config, tree.src, named=named)
-        state = tree.state()
-        output.expected = _expected(objects, state, last, _differing(old, config), recipe)
-        # .config is settled from here on; what is compiled is known when make has ended
-        write_json(note, {**last, "request": _request_hash(recipe, state)})
-        events(Phase("build", f"{recipe.source.label}"))
-        events(Progress(0, output.expected, "objects"))
-        built_at = time.time_ns()
-        status = make.run("bzImage", log, output, limit=BUILD_LIMIT)
-        if status != 0:
-            raise failure(output, own=own)
-    full_count = max(int(last.get("objects", 0)), output.objects)
-    write_json(note, {"built_at": built_at, "objects": full_count, "request": _request_hash(recipe, state)})
-    for name, source in {
-        "bzImage": "arch/x86/boot/bzImage",
-        "vmlinux": "vmlinux",
-        "System.map": "System.map",
-        "config": ".config",
-    }.items():
-        shutil.copyfile(objects / source, entry.folder / name)
-    release = (objects / "include/config/kernel.release").read_text().strip()
-    return entry.finish(Finished(release, proof, time.monotonic() - started, output.objects))
+        proof = bench.configure(log, named=named)
+        bench.compile(log)
+    for name, product in PRODUCTS.items():
+        shutil.copyfile(bench.objects / product, entry.folder / name)
+    return entry.finish(Finished(bench.release(), proof, time.monotonic() - started, bench.output.objects))
+
+
+class Bench:
+    """One object directory with a recipe on it. The caller holds the tree's lock."""
+
+    def __init__(self, tree: Tree, recipe: Recipe, *, own: bool, ccache: Path, events: Sink) -> None:
+        command.require(*NEEDED)
+        self.tree = tree
+        self.recipe = recipe
+        self.own = own
+        self.events = events
+        self.objects = object_folder(tree, recipe)
+        self.objects.mkdir(exist_ok=True)
+        self.output = Output(events)
+        self._note = self.objects / "kproof.json"
+        note = read_json(self._note)
+        self._last: dict[str, Any] = note if isinstance(note, dict) else {}
+        self._make = _make(tree, self.objects, ccache, events)
+
+    def configure(self, log: IO[bytes], *, named: frozenset[str] = frozenset()) -> tuple[tuple[str, str], ...]:
+        """Settle ``.config`` and prove it: every requested symbol with its value.
+
+        It is allnoconfig over the requested settings: what is neither requested nor needed by them is off.
+        """
+        self.events(Phase("config", f"{len(self.recipe.settings)} settings"))
+        config = self.objects / ".config"
+        before = fragments.parse_config(_text(config))
+        wanted = self._configuration()
+        if self._last.get("configuration") != wanted or not before:
+            requested = self.objects / "requested.config"
+            write(requested, fragments.render(self.recipe.settings).encode())
+            extra = [f"KCONFIG_ALLCONFIG={requested}"]
+            status = self._make.run("allnoconfig", log, self.output, limit=CONFIG_LIMIT, extra=extra)
+            if status != 0:
+                raise failure(self.output, own=self.own)
+        after = fragments.parse_config(_text(config))
+        proof = kconfig.prove(self.recipe.settings, after, self.tree.src, named=named)
+        self.output.expected = self._expected(_differing(before, after))
+        self._keep(configuration=wanted)
+        return proof
+
+    def compile(self, log: IO[bytes]) -> None:
+        """Make the image. Only objects whose sources, headers or settings changed are compiled."""
+        self.events(Phase("build", self.recipe.source.label))
+        self.events(Progress(0, self.output.expected, "objects"))
+        started = time.time_ns()
+        if self._make.run("bzImage", log, self.output, limit=BUILD_LIMIT) != 0:
+            raise failure(self.output, own=self.own)
+        self._keep(built_at=started, objects=max(int(self._last.get("objects", 0)), self.output.objects))
+
+    def release(self) -> str:
+        """What ``uname -r`` will print."""
+        return (self.objects / "include/config/kernel.release").read_text().strip()
+
+    def _keep(self, **facts: Any) -> None:
+        self._last |= facts
+        write_json(self._note, self._last)
+
+    def _configuration(self) -> str:
+        """What ``.config`` depends on: source, settings, and patches that touch a Kconfig file or a Makefile."""
+        state = self.tree.state()
+        rules = [path for path in state.touched if re.search(r"(^|/)(Kconfig|Makefile|Kbuild)[^/]*$", path)]
+        return digest([self.recipe.source.identity, self.recipe.settings, state.patches if rules else []])
+
+    def _expected(self, symbols: set[str]) -> int:
+        """How many objects make will compile: those whose recorded dependencies changed since the last build."""
+        state = self.tree.state()
+        built_at = int(self._last.get("built_at", 0))
+        if built_at < state.born or not built_at:
+            usual = int(self._last.get("objects", 0)) or USUAL_OBJECTS
+            # an interrupted build goes on where it was
+            return max(0, usual - sum(1 for _ in _records(self.objects)))
+        needles = [f"../{path} ".encode() for path, when in state.changed.items() if when > built_at]
+        needles += [f"include/config/{symbol})".encode() for symbol in symbols]
+        if not needles:
+            return 0
+        pattern = re.compile(b"|".join(map(re.escape, needles)))
+        return sum(1 for path in _records(self.objects) if pattern.search(path.read_bytes()))
 
 
 def object_folder(tree: Tree, recipe: Recipe) -> Path:
@@ -188,43 +247,11 @@ def _make(tree: Tree, objects: Path, ccache: Path, events: Sink) -> _Make:
     return _Make(tuple(argv), env)
 
 
-def _request_hash(recipe: Recipe, state: State) -> str:
-    """What a configuration depends on: source, settings, and patches that touch Kconfig or a Makefile."""
-    rules = [path for path in state.touched if re.search(r"(^|/)(Kconfig|Makefile|Kbuild)[^/]*$", path)]
-    return digest([recipe.source.identity, recipe.settings, state.patches if rules else []])
-
-
-def _configure(
-    make: _Make, tree: Tree, objects: Path, recipe: Recipe, last: Mapping[str, object], log: IO[bytes], output: Output
-) -> None:
-    """allnoconfig over the requested settings: what is neither requested nor needed is off."""
-    if last.get("request") == _request_hash(recipe, tree.state()) and (objects / ".config").exists():
-        return
-    requested = objects / "requested.config"
-    write(requested, fragments.render(recipe.settings).encode())
-    status = make.run("allnoconfig", log, output, limit=CONFIG_LIMIT, extra=[f"KCONFIG_ALLCONFIG={requested}"])
-    if status != 0 or not (objects / ".config").exists():
-        raise failure(output, own=False)
-
-
 def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> set[str]:
     return {symbol for symbol in old.keys() | new.keys() if old.get(symbol) != new.get(symbol)}
 
 
-def _expected(objects: Path, state: State, last: Mapping[str, int], symbols: set[str], recipe: Recipe) -> int:
-    """How many objects make will compile: those whose recorded dependencies changed since the last build."""
-    built_at = int(last.get("built_at", 0))
-    if not built_at or state.born > built_at:
-        return int(last.get("objects", 0)) or USUAL_OBJECTS
-    needles = [f"../{path} ".encode() for path, when in state.changed.items() if when > built_at]
-    needles += [f"include/config/{symbol})".encode() for symbol in symbols]
-    if not needles:
-        return 0
-    pattern = re.compile(b"|".join(map(re.escape, needles)))
-    return sum(1 for path in _commands(objects) if pattern.search(path.read_bytes()))
-
-
-def _commands(objects: Path) -> Iterator[Path]:
+def _records(objects: Path) -> Iterator[Path]:
     """The ``.NAME.o.cmd`` files in which kbuild records an object's dependencies."""
     for folder, _, names in os.walk(objects):
         for name in names:
