@@ -16,11 +16,14 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.kernel.files import read_json, write, write_json
+from harness.kernel.fragments import render
 from harness.model import Kernel, Patch, Recipe, Request, SeriesState, SeriesStatus, Source, Version
 
 FORMAT = 1
 """Of the manifest. A kernel with another one is not served."""
 FILES = ("bzImage", "vmlinux", "System.map", "config", "build.log")
+REQUESTED = "requested.config"
+"""All settings that were asked of Kconfig, merged."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Entry:
         for number, patch in enumerate(recipe.patches, 1):
             names.append(f"patches/{number:04}.patch")
             write(self.folder / names[-1], patch.text)
+        write(self.folder / REQUESTED, render(recipe.settings).encode())
         final = store.root / self.identity
         pinned = replace(
             request,
@@ -55,9 +59,9 @@ class Entry:
             series=tuple(one.name for one in recipe.series if one.state is SeriesState.PRESENT),
             patches=tuple(str(final / name) for name in names),
             upstream="",
-            settings=tuple(f"{symbol}={value}" for symbol, value in recipe.settings),
-            configs=(),
-            flavours=(),
+            # as fragments and flavours were then
+            configs=(str(final / REQUESTED),),
+            settings=(),
         )
         self._manifest: dict[str, Any] = {
             "format": FORMAT,

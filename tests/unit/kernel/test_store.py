@@ -43,7 +43,7 @@ def test_what_is_put_is_found(store: Store) -> None:
 def test_the_manifest_is_there_before_the_build(store: Store) -> None:
     entry = store.begin(recipe(), Request(source="debian:6.12"))
     manifest = json.loads((entry.folder / "manifest.json").read_text())
-    assert manifest["command"].startswith("kproof exec 'debian:6.12.3-1 +none patch=")
+    assert manifest["command"].startswith("kproof exec 'debian:6.12.3-1 +none config=")
     assert store.kernels() == []
     with pytest.raises(UserError, match="no such kernel"):
         store.find(recipe().identity)
