@@ -208,6 +208,16 @@ def test_a_dropped_symbol_names_what_is_missing(request_: Request) -> None:
         obtain(Request(source=request_.source, settings=("BPF_SYSCALL=n",)))
 
 
+def test_a_refused_configuration_is_not_taken_for_the_last_good_one(
+    request_: Request, kernel_tree: Path, tmp_path: Path
+) -> None:
+    obtain(request_)
+    with pytest.raises(UserError):
+        obtain(Request(source=request_.source, settings=("BPF_SYSCALL=n",)))
+    patch = write(tmp_path / "p.patch", diff(kernel_tree, "fs/namei.c", lambda text: text.replace("1", "2")))
+    obtain(with_patch(request_, patch))
+
+
 def test_a_selected_symbol_cannot_be_off(request_: Request) -> None:
     with pytest.raises(UserError, match="CRC32=n was requested, got y because it is selected by NET"):
         obtain(Request(source=request_.source, settings=("CRC32=n",)))
