@@ -156,7 +156,9 @@ class Bench:
                 raise failure(self.output, own=self.own)
         after = fragments.parse_config(_text(config))
         proof = kconfig.prove(self.recipe.settings, after, self.tree.src, named=named)
-        self.output.expected = self._expected(_differing(before, after))
+        # what the objects were last made with, whatever has been in .config since
+        made_with = fragments.parse_config(_text(self.objects / "include/config/auto.conf"))
+        self.output.expected = self._expected(_differing(made_with, after))
         self._keep(configuration=[wanted, digest(after)])
         return proof
 
