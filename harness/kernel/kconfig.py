@@ -11,13 +11,17 @@ from harness.kernel.kconfig_tree import Entry, Expr, KconfigTree, read_tree
 Settings = Sequence[tuple[str, str]]
 
 
+class Dropped(UserError):
+    """Kconfig did not take what was requested."""
+
+
 def prove(
     settings: Settings, config: Mapping[str, str], top: Path, *, named: Collection[str] = ()
 ) -> tuple[tuple[str, str], ...]:
     """Every requested symbol with the value that ``config`` gives it.
 
     ``top`` is the kernel tree. ``named`` are the symbols that a user wrote: they must exist even when ``n`` is asked.
-    Raises UserError with one line for each symbol that did not get its value.
+    Raises Dropped with one line for each symbol that did not get its value.
     """
     dropped = [(symbol, wanted) for symbol, wanted in settings if not _same(wanted, config.get(symbol, "n"))]
     doubtful = [symbol for symbol, wanted in settings if wanted == "n" and symbol in named and symbol not in config]
@@ -26,7 +30,7 @@ def prove(
         reasons = [explain(tree, symbol, wanted, config) for symbol, wanted in dropped]
         reasons += [unknown(tree, symbol, "n") for symbol in doubtful if symbol not in tree.entries]
         if reasons:
-            raise UserError("\n".join(reasons))
+            raise Dropped("\n".join(reasons))
     return tuple((symbol, config.get(symbol, "n")) for symbol, _ in settings)
 
 

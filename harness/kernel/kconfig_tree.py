@@ -318,12 +318,13 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
             continue
         if not joined:
             start = number
-        # a # inside quotes is text
-        stripped = re.sub(r"((?:[^\"'#]|\"[^\"]*\"|'[^']*')*)#.*", r"\1", stripped).strip()
+        if "#" in stripped:
+            # a # inside quotes is text
+            stripped = re.sub(r"((?:[^\"'#]|\"[^\"]*\"|'[^']*')*)#.*", r"\1", stripped).strip()
         if stripped.endswith("\\"):
             joined += stripped[:-1] + " "
             continue
-        whole = re.sub(r"\s+", " ", joined + stripped).strip()
+        whole = " ".join((joined + stripped).split())
         joined = ""
         if whole:
             yield start, whole

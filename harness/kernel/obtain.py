@@ -12,6 +12,7 @@ from harness.errors import KproofError, UserError
 from harness.events import Notice, Phase, Sink, ignore
 from harness.kernel import fragments, patching, toolchain
 from harness.kernel.files import disk_errors
+from harness.kernel.kconfig import Dropped
 from harness.kernel.layout import Layout
 from harness.kernel.locks import locked
 from harness.kernel.memo import memo
@@ -113,9 +114,10 @@ def _plan(request: Request, layout: Layout, events: Sink, update: bool) -> _Plan
                 statuses[index] = replace(one, state=SeriesState.APPLIES, reason=taken[0])
                 patches += taken[1]
             elif request.series is not None:
+                hint = "; choose a newer source, or take it from a clone with --upstream GITDIR"
                 raise UserError(
-                    f"series {one.name} is absent from {located.source.label}: {one.reason};"
-                    " choose a newer source, or take it from a clone with --upstream GITDIR"
+                    f"series {one.name} is absent from {located.source.label}: {one.reason}"
+                    f"{hint if series.since else ''}"
                 )
     user_configs = [fragments.read(Path(path).expanduser(), version) for path in request.configs]
     layers: list[Mapping[str, str]] = [fragments.read(_kconfigs() / "base.config", version)]
@@ -200,6 +202,9 @@ def _build(plan: _Plan, request: Request, store: Store, layout: Layout, events: 
         own = bool(recipe.patches or plan.named) or not request.source.startswith("debian:")
         try:
             return build(tree, recipe, entry, named=plan.named, own=own, ccache=layout.ccache, events=events)
+        except Dropped:
+            # says all there is; make had nothing to say
+            raise
         except KproofError as error:
             log = entry.fail(layout.failed)
             raise type(error)(f"{error}\nbuild log: {log}") from None
