@@ -22,7 +22,10 @@ PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
 PACKET_HOST, PACKET_BROADCAST, PACKET_MULTICAST, PACKET_OTHERHOST, PACKET_OUTGOING = range(5)
+SOL_SOCKET = socket.SOL_SOCKET
 SO_PRIORITY, SO_MARK = 12, 36
+SOL_IP, IP_RECVERR = 0, 11
+"""include/uapi/asm-generic/socket.h, include/uapi/linux/in.h"""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ Only the calling thread ever changes its namespace (unshare(2), setns(2)), and o
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,12 @@ def _checked(result: int, what: str) -> None:
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def _set_loopback_up() -> None:
+    """netdevice(7): SIOCSIFFLAGS with IFF_UP and IFF_RUNNING."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, 0x8914, struct.pack("16sH14x", b"lo", 0x1 | 0x40))
 
 
 def _setns(fd: int) -> None:
@@ -55,6 +63,7 @@ class Namespace:
         try:
             _checked(_libc.unshare(CLONE_NEWNET), "unshare(CLONE_NEWNET)")
             namespace = cls(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC), name)
+            _set_loopback_up()
             if quiet:
                 for where in ("all", "default"):
                     path = Path(f"/proc/sys/net/ipv6/conf/{where}/disable_ipv6")

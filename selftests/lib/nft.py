@@ -65,14 +65,18 @@ class Nft:
 
     def run(self, *commands: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Commands as one transaction; returns the objects that a listing gave. Raises NftError."""
-        text = json.dumps({"nftables": list(commands)})
+        output = self.run_text(json.dumps({"nftables": list(commands)}))
+        return list(json.loads(output)["nftables"]) if output.strip() else []
+
+    def run_text(self, text: str) -> str:
+        """Commands in nft's own language (nft(8)), or JSON; returns the output. Raises NftError."""
         with self._namespace.entered():
             status = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
         output = self._library.nft_ctx_get_output_buffer(self._context) or b""
         errors = self._library.nft_ctx_get_error_buffer(self._context) or b""
         if status:
             raise NftError(f"{errors.decode(errors='replace').strip()}\nin {text}")
-        return list(json.loads(output)["nftables"]) if output.strip() else []
+        return bytes(output).decode()
 
     def add_chain(
         self, link: Link, *, hook: str = "egress", table: str = "kproof", chain: str = "chain", priority: int = 0

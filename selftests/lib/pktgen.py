@@ -69,6 +69,9 @@ def run(
 
     ``mode``: ``queue_xmit`` goes through __dev_queue_xmit() and with it egress classification; ``start_xmit`` hands
     packets to the driver. Raises PktgenError.
+
+    In queue_xmit mode pktgen_xmit() does not count a packet that was dropped on the way (NET_XMIT_DROP) and sends
+    another one: a run through a chain that drops everything never ends.
     """
     with link.namespace.entered():
         thread = _PROC / "kpktgend_0"

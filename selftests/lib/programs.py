@@ -10,6 +10,7 @@ from selftests.lib import asm
 from selftests.lib.asm import R0, R1, R2, R3, R4, R6, Fragment
 
 # Helper numbers: include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
+HELPER_CLONE_REDIRECT = 13
 HELPER_REDIRECT = 23
 HELPER_SKB_CHANGE_TYPE = 32
 HELPER_GET_NETNS_COOKIE = 122
@@ -127,3 +128,13 @@ def netns_cookie(counters: int, slot: int, *, of_context: bool) -> Fragment:
         *asm.map_value(R1, counters, slot * SLOT_BYTES),
         asm.store(8, R1, R0, 0),
     ]
+
+
+def clone_redirect(ifindex: int) -> Fragment:
+    """``bpf_clone_redirect(skb, ifindex, 0)``: a copy goes out through a device, the program goes on."""
+    return [asm.mov_reg(R1, R6), asm.mov_imm(R2, ifindex), asm.mov_imm(R3, 0), asm.call(HELPER_CLONE_REDIRECT)]
+
+
+def if_mark(mark: int, then: Fragment) -> Fragment:
+    """Run ``then`` for packets with this mark only."""
+    return [asm.load(4, R2, R6, SKB_MARK), asm.jump_if_not_imm(R2, mark, len(then)), *then]

@@ -111,7 +111,6 @@ class Rtnl:
         self._namespace = namespace
         with namespace.entered():
             self._ip: Any = IPRoute(ext_ack=True)
-            self._ip.link("set", index=1, state="up")
 
     def close(self) -> None:
         self._ip.close()
