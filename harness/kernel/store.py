@@ -7,6 +7,8 @@ not served.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shlex
 import shutil
 import time
@@ -46,6 +48,9 @@ class Entry:
         self.folder = store.root / f".incoming-{self.identity}"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        # whoever prunes sees that somebody works here
+        self._hold = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._hold, fcntl.LOCK_EX)
         names = []
         for number, patch in enumerate(recipe.patches, 1):
             names.append(f"patches/{number:04}.patch")
@@ -101,6 +106,7 @@ class Entry:
         if final.exists():
             shutil.rmtree(final)
         self.folder.rename(final)
+        self._release()
         kernel = self.store.get(self.identity)
         assert kernel is not None
         return kernel
@@ -111,10 +117,18 @@ class Entry:
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.folder.rename(target)
+        self._release()
         return target / "build.log"
 
     def discard(self) -> None:
+        """Leave nothing of it. After ``finish`` or ``fail`` there is nothing to leave."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._release()
+
+    def _release(self) -> None:
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
 
 def pin(source: Source, spec: str) -> str:
@@ -193,7 +207,10 @@ class Store:
         return sorted(rows, key=lambda row: row[2], reverse=True)
 
     def prune(self, keep: int) -> list[str]:
-        """Remove all but the ``keep`` newest kernels, and entries that are not served; returns what was removed."""
+        """Remove all but the ``keep`` newest kernels, and entries that are not served; returns what was removed.
+
+        What processes that were killed left goes, too.
+        """
         if keep < 0:
             raise UserError(f"--keep {keep}: write 0 or more")
         kept = {kernel.identity for kernel, _, _ in self.kernels()[:keep]}
@@ -204,12 +221,30 @@ class Store:
             shutil.rmtree(doomed, ignore_errors=True)
             (self.root / name).rename(doomed)
             shutil.rmtree(doomed)
+        for left in [*self.root.glob(".incoming-*"), *self.root.glob(".doomed-*")]:
+            if _abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
         return removed
 
     def _names(self) -> list[str]:
         if not self.root.is_dir():
             return []
         return sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether nobody works in a folder any more; a new one has a minute to be taken."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return time.time() - os.fstat(descriptor).st_mtime > 60.0
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _series(manifest: dict[str, Any]) -> tuple[SeriesStatus, ...]:

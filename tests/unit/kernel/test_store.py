@@ -91,6 +91,20 @@ def test_prune_keeps_the_newest(store: Store) -> None:
     assert len(store.prune(0)) == 2
 
 
+def test_prune_removes_what_a_killed_build_left_and_no_running_one(store: Store) -> None:
+    running = store.begin(recipe("running"), Request())
+    dead = store.root / ".incoming-00"
+    dead.mkdir()
+    fresh = store.root / ".incoming-11"
+    fresh.mkdir()
+    for folder in (running.folder, dead):
+        os.utime(folder, (1000, 1000))
+    store.prune(0)
+    assert {path.name for path in store.root.iterdir()} == {running.folder.name, fresh.name}
+    running.discard()
+    assert [path.name for path in store.root.iterdir()] == [fresh.name]
+
+
 def test_a_failed_build_keeps_its_log_elsewhere(store: Store, tmp_path: Path) -> None:
     entry = store.begin(recipe(), Request())
     entry.log.write_text("error")
