@@ -63,15 +63,25 @@ def init() -> None:
         _writable_root()
         os.environ.clear()
         os.environ.update(ENVIRONMENT)
-        child = os.fork()
-        if not child:
-            serve()
-        _reap(child)
+        supervise()
     except BaseException as error:  # process 1 must say why before it goes: the console is all that is left of it
         _say(f"init failed: {error!r}")
     finally:
         os.sync()
         _libc.reboot(RB_POWER_OFF)
+
+
+def supervise() -> None:
+    """Run the channel's Python as a child, be the parent of all orphans, and say on the console how it ended."""
+    child = os.fork()
+    if not child:
+        serve()
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            _say(f"{WORKER_ENDED} with status {code}" if code >= 0 else f"{WORKER_ENDED} by signal {-code}")
+            return
 
 
 def _writable_root() -> None:
@@ -84,16 +94,6 @@ def _writable_root() -> None:
     _mount(".", "/", flags=MS_MOVE)
     os.chroot(".")
     os.chdir("/")
-
-
-def _reap(worker: int) -> None:
-    """Be the parent of all orphans until the worker is gone."""
-    while True:
-        pid, status = os.wait()
-        if pid == worker:
-            code = os.waitstatus_to_exitcode(status)
-            _say(f"{WORKER_ENDED} with status {code}" if code >= 0 else f"{WORKER_ENDED} by signal {-code}")
-            return
 
 
 def serve() -> None:
@@ -223,5 +223,5 @@ def _say(text: str) -> None:
         os.write(2, f"kproof: {text}\n".encode())
 
 
-if __name__ == "__main__":
-    serve()
+if __name__ == "__main__":  # virtme-ng's init runs this file
+    supervise()

@@ -13,7 +13,9 @@ _REPORT = re.compile(
     r"(?P<title>(?:BUG|Oops|Oops: [\w ]+|general protection fault|Unable to handle kernel)[^\r\n]*|"
     r"(?:WARNING): CPU: \d+ PID: \d+ at [^\r\n]*)"
 )
-_WORKER = re.compile(rf"{WORKER_ENDED} [^\r\n]*")
+_OTHER = re.compile(
+    rf"(?P<worker>{WORKER_ENDED} [^\r\n]*)|reboot: (?P<reboot>Power down|Restarting system|System halted)"
+)
 _STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[TC ]*\d+\])? ", re.M)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -43,8 +45,8 @@ def death_title(text: str) -> str:
     plain = _STAMP.sub("", _ANSI.sub("", text))
     panic = _PANIC.search(plain)
     if panic is None:
-        ended = _WORKER.search(plain)
-        return ended[0] if ended else ""
+        other = _OTHER.search(plain)
+        return (other["worker"] or f"the guest ended itself: {other['reboot']}") if other else ""
     title = f"Kernel panic - not syncing: {panic['title'].strip()}"
     cause = _REPORT.search(plain, 0, panic.start())
     return f"{title} ({cause['title'].strip()})" if cause else title

@@ -156,6 +156,8 @@ class HostSide:
         guest = self.guests[node.gateway.id]
         if error is None:
             self.tell(GuestEvent(guest.name, "ended"))
+            if complaint := node.workeroutput.get("kproof_usage_error"):
+                self.leave(UserError(" ".join(complaint.split())))
             return
         if str(error) != NOT_TERMINATED:  # the guest is well, but pytest did not start in it
             self.leave(UserError(f"pytest does not start in the guest: {str(error).strip().splitlines()[-1]}"))

@@ -1,0 +1,182 @@
+"""What becomes of tests whose guest lives, dies, or never comes up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.e2e.conftest import Project, wait_until
+
+GOOD_AND_CRASHING = """
+import ctypes, os, time
+import pytest
+
+@pytest.mark.parametrize("number", range(20))
+def test_good(number):
+    assert os.uname().release == "{release}"
+
+def test_panic():
+    print("about to die")
+    with open("/proc/sysrq-trigger", "w") as trigger:
+        trigger.write("c")
+
+def test_qemu_is_killed():
+    with open("/dev/console", "w") as console:
+        console.write("kill me now\\n")
+    time.sleep(60)
+    pytest.fail("nobody came")
+"""
+
+EVERY_KIND = """
+import os
+import pytest
+
+@pytest.fixture
+def broken():
+    raise RuntimeError("no device")
+
+@pytest.fixture
+def leaky():
+    yield
+    raise RuntimeError("left a namespace behind")
+
+def test_passes():
+    assert os.getuid() == 0
+
+def test_fails():
+    print("bytes that XML forbids: \\x00\\x1b[31m")
+    assert 1 + 1 == 3
+
+def test_skips():
+    pytest.skip("the kernel lacks it")
+
+def test_setup_fails(broken):
+    pass
+
+def test_teardown_fails(leaky):
+    pass
+
+def test_process_exits():
+    os._exit(7)
+
+def test_segfaults():
+    import ctypes
+    ctypes.string_at(0)
+"""
+
+
+def test_a_panic_and_a_killed_qemu_cost_two_tests_and_no_more(project: Project) -> None:
+    """20 good tests, one panic, one QEMU killed under its test, on 2 guests: 20 passed, 2 crashed, exit 1."""
+    project.write("test_it.py", GOOD_AND_CRASHING.format(release=project.kernel.release))
+
+    def kill_the_qemu_that_asks() -> None:
+        def asked() -> list[Path]:
+            consoles = project.folder.glob("results/*/guests/*/console.log")
+            return [console for console in consoles if b"kill me now" in console.read_bytes()]
+
+        folder = wait_until(asked, "the test's request")[0].resolve().parent
+        for pid in project.guests():
+            if str(folder) in Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(pid, signal.SIGKILL)
+
+    killer = Thread(target=kill_the_qemu_that_asks, daemon=True)
+    killer.start()
+    status, output = project.run("test_it.py", "-n", "2")
+    killer.join(1)
+    assert status == 1, output
+    outcomes = project.outcomes()
+    assert {name: result for name, result in outcomes.items() if result != "passed"} == {
+        "test_panic": "crashed",
+        "test_qemu_is_killed": "crashed",
+    }
+    assert len(outcomes) == 22
+    panic, killed = project.detail("test_panic"), project.detail("test_qemu_is_killed")
+    assert panic["message"] == "Kernel panic - not syncing: sysrq triggered crash"
+    assert killed["message"] == "QEMU was killed by SIGKILL"
+    assert "Call Trace" in panic["detail"]
+    assert len(panic["detail"].splitlines()) <= 205
+    assert "20 passed" in output
+    assert "2 crashed" in output
+    errors = [case.get("name") for case in project.junit().iter("testcase") if case.find("error") is not None]
+    assert sorted(map(str, errors)) == ["test_panic", "test_qemu_is_killed"]
+    # one failure alone, by the script that the run left
+    script = (project.latest / "repro.sh").read_text()
+    assert "test_it.py::test_panic" in script
+
+
+def test_every_kind_of_outcome_is_told_apart(project: Project) -> None:
+    project.write("test_it.py", EVERY_KIND)
+    status, output = project.run("test_it.py", "-n", "1")
+    assert status == 1, output
+    assert project.outcomes() == {
+        "test_passes": "passed",
+        "test_fails": "failed",
+        "test_skips": "skipped",
+        "test_setup_fails": "error",
+        "test_teardown_fails": "error",
+        "test_process_exits": "crashed",
+        "test_segfaults": "crashed",
+    }
+    assert project.detail("test_process_exits")["message"] == "the guest's Python ended with status 7"
+    assert project.detail("test_segfaults")["message"] == "the guest's Python ended by signal 11"
+    assert project.detail("test_skips")["message"] == "the kernel lacks it"
+    assert "assert (1 + 1) == 3" in project.detail("test_fails")["detail"]
+    assert "\\x00\\x1b[31m" in (project.latest / "junit.xml").read_text()
+
+
+def test_pytest_by_itself_runs_in_guests_too(project: Project) -> None:
+    """``pytest --kernel RECIPE -n 2 DIR`` works without our command line."""
+    project.write("test_it.py", "import os\n\ndef test_it():\n    assert os.path.exists('/proc/sysrq-trigger')\n")
+    status, output = project.call("pytest", "--kernel", f"kernel:{project.kernel.identity}", "-n", "2", ".")
+    assert status == 0, output
+    assert "1 passed" in output
+    assert project.outcomes() == {"test_it": "passed"}
+
+
+def test_a_file_that_cannot_be_imported_is_an_error_and_not_a_silence(project: Project) -> None:
+    project.write("test_bad.py", "import no_such_module\n")
+    project.write("test_good.py", "def test_it():\n    pass\n")
+    status, output = project.run(".", "-n", "1")
+    assert status == 1, output
+    assert project.outcomes()["test_it"] in ("passed", "not run")
+    assert "no_such_module" in output
+
+
+def test_no_test_selected_is_said_and_is_status_5(project: Project) -> None:
+    project.write("test_it.py", "def test_it():\n    pass\n")
+    status, output = project.run("test_it.py", "-n", "1", "-k", "nothing_is_called_so")
+    assert status == 5, output
+    assert "no test was selected" in output
+
+
+def test_a_test_id_that_does_not_exist_is_the_users_error(project: Project) -> None:
+    project.write("test_it.py", "def test_it():\n    pass\n")
+    status, output = project.run("test_it.py::test_other", "-n", "1")
+    assert status == 2, output
+    assert "test_it.py::test_other" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("launcher", ["image", "virtme"])
+def test_exec_gives_back_output_and_status(project: Project, launcher: str) -> None:
+    recipe = f"kernel:{project.kernel.identity}"
+    script = "echo to stdout; echo to stderr >&2; uname -r; exit 42"
+    process = project.start("exec", "--root", launcher, recipe, "--", "sh", "-c", script, stdin=subprocess.DEVNULL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 42, output
+    assert sorted(output.splitlines()[-3:]) == sorted(["to stdout", "to stderr", project.kernel.release])
+
+
+def test_exec_of_a_command_that_does_not_exist_and_of_one_that_kills_the_guest(project: Project) -> None:
+    recipe = f"kernel:{project.kernel.identity}"
+    status, output = project.call("exec", recipe, "--", "no-such-command")
+    assert (status, output) == (127, "no-such-command: No such file or directory\n")
+    status, output = project.call("exec", recipe, "--", "sh", "-c", "echo c > /proc/sysrq-trigger")
+    assert status == 3, output
+    assert "the guest ended before the command did: Kernel panic - not syncing: sysrq triggered crash" in output
+    assert "Traceback" not in output
