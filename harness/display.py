@@ -92,13 +92,14 @@ class LiveDisplay:
         from rich.live import Live
 
         self.console = Console(file=stream)
-        self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=8, transient=True)
         self._phases: list[tuple[Phase, float]] = []
         self._progress: Progress | None = None
         self._progress_since = 0.0
         self._guests: dict[str, str] = {}
         self._counts: Counter[Result] = Counter()
         self._selected = 0
+        # last: it renders at once
+        self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=8, transient=True)
 
     def __enter__(self) -> LiveDisplay:
         self._live.__enter__()
