@@ -44,9 +44,13 @@ def identity(files: Mapping[str, tuple[str, str]]) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def blob_id(data: bytes) -> str:
-    """git's name for a content (SHA-1 object format)."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+def blob_id(data: bytes, *, algorithm: str = "sha1") -> str:
+    """git's name for a content, in a repository of that object format."""
+    return hashlib.new(algorithm, b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _is(content: Content, blob: str) -> bool:
+    return blob_id(content.data, algorithm="sha1" if len(blob) == 40 else "sha256") == blob
 
 
 class Mirror(Located):
@@ -85,7 +89,7 @@ class Mirror(Located):
         with self.reader() as read:
             for path in sorted(paths):
                 content = read(path) if path in files else None
-                if path in files and (content is None or blob_id(content.data) != files[path][1]):
+                if path in files and (content is None or not _is(content, files[path][1])):
                     raise UserError(f"{self.source.spec}: {path} changed while it was read; try again")
                 yield path, content
 

@@ -180,10 +180,10 @@ def _from_upstream(
         found = upstream.patches(series, clone, located.source.version, keep=layout.memo)
         with located.reading(events) as read:
             patching.patched(found, read, workspace=layout.root / "scratch")
-    except upstream.Missing as error:
+    except (upstream.Missing, patching.Mismatch) as error:
         if request.series is not None:
             raise
-        events(Notice(str(error)))
+        events(Notice(f"series {series.name}: {str(error).splitlines()[0]}"))
         return None
     return f"{len(found)} upstream commits from {clone}", found
 

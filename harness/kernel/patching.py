@@ -35,6 +35,10 @@ class Content:
     link: bool = False
 
 
+class Mismatch(UserError):
+    """A patch does not apply to the files as they are."""
+
+
 Reader = Callable[[str], Content | None]
 """Gives the content of a path below the tree's top; None when there is no such file."""
 
@@ -115,7 +119,8 @@ def touched(text: bytes) -> tuple[str, ...]:
 def patched(patches: Sequence[Patch], read: Reader, *, workspace: Path) -> dict[str, Content | None]:
     """What the files that ``patches`` touch contain after all of them; None: deleted.
 
-    ``workspace`` is a folder for scratch folders. Raises UserError with a diagnosis for the first patch that fails.
+    ``workspace`` is a folder for scratch folders. Raises Mismatch with a diagnosis of the first patch that fails,
+    and UserError for one that is malformed.
     """
     with scratch(workspace, "patch") as folder:
         known: set[str] = set()
@@ -132,7 +137,7 @@ def patched(patches: Sequence[Patch], read: Reader, *, workspace: Path) -> dict[
             if not known:
                 raise UserError(f"patch {patch.name} holds no diff")
             if _git_apply(folder, patch, "--whitespace=nowarn").status != 0:
-                raise UserError(diagnose(folder, patch))
+                raise Mismatch(diagnose(folder, patch))
         return {path: read_content(folder / path) for path in sorted(known)}
 
 
@@ -140,7 +145,7 @@ def applies(patches: Sequence[Patch], read: Reader, *, workspace: Path) -> str:
     """Empty when all ``patches`` apply, else the first line of the reason."""
     try:
         patched(patches, read, workspace=workspace)
-    except UserError as error:
+    except Mismatch as error:
         return str(error).splitlines()[0]
     return ""
 

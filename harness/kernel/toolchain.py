@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from harness import command
+from harness.errors import InfraError
 from harness.kernel.memo import memo
 
 PROGRAMS = ("gcc", "ld")
@@ -20,7 +22,16 @@ def describe(keep: Path) -> str:
 
 
 def _version(program: str, keep: Path) -> str:
-    path = Path(shutil.which(program) or program).resolve()
+    path = _real(program)
     status = path.stat()
     key = [str(path), status.st_size, status.st_mtime_ns]
     return str(memo(keep, "toolchain", key, lambda: command.run([path, "--version"], limit=30).text.splitlines()[0]))
+
+
+def _real(program: str) -> Path:
+    """The program itself: a folder of links to ccache may stand before it in PATH."""
+    for folder in os.get_exec_path():
+        found = shutil.which(program, path=folder)
+        if found and Path(found).resolve().name != "ccache":
+            return Path(found).resolve()
+    raise InfraError(f"{program}: PATH has only a link to ccache; install it with: apt install {program}")

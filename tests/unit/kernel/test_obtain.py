@@ -396,3 +396,32 @@ def test_upstream_commits_make_an_absent_series_apply(clone: Path, request_: Req
 def test_upstream_without_the_commit(clone: Path) -> None:
     with pytest.raises(UserError, match="has no commit 'net: the future' of series future"):
         obtain(Request(source=f"git:{clone}@main", series=("future",), upstream=str(clone)))
+
+
+def test_upstream_commits_that_do_not_apply_are_told_unless_they_were_asked_for(
+    clone: Path, events: list[Event]
+) -> None:
+    for number in (5, 6):
+        write(clone / "fs/namei.c", f"int namei(void) {{ return {number}; }}\n")
+        git(clone, "commit", "-qam", "net: the future" if number == 6 else "before")
+    source = f"git:{clone}@v6.12.3"
+    recipe = resolve(Request(source=source, upstream=str(clone)), events=events.append)
+    assert {one.name: one.state for one in recipe.series}["future"] is SeriesState.ABSENT
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert len(notices) == 1
+    assert notices[0].startswith("series future: patch upstream ")
+    assert "does not apply: fs/namei.c, hunk 1 of 1" in notices[0]
+    with pytest.raises(UserError, match="does not apply"):
+        resolve(Request(source=source, series=("future",), upstream=str(clone)))
+
+
+def test_the_compiler_is_the_one_behind_ccache(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.kernel import toolchain
+
+    real = toolchain.describe(cache)
+    (tmp_path / "bin").mkdir()
+    write(tmp_path / "ccache", "#!/bin/sh\necho ccache version 4\n").chmod(0o755)
+    (tmp_path / "bin/gcc").symlink_to(tmp_path / "ccache")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert toolchain.describe(cache) == real
+    assert "gcc" in real
