@@ -46,6 +46,9 @@ IDENTICAL = {
     "KCFLAGS": "",
     "KAFLAGS": "",
     "KCONFIG_CONFIG": ".config",
+    # Kconfig writes the version of whatever rustc is in PATH into every configuration
+    "RUSTC": "false",
+    "BINDGEN": "false",
 }
 
 EVERY_LINK = (".tmp_vmlinux", "arch/x86/boot/")

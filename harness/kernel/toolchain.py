@@ -11,14 +11,17 @@ from harness.errors import InfraError
 from harness.kernel.memo import memo
 
 PROGRAMS = ("gcc", "ld")
+OPTIONAL = ("pahole",)
+"""Whether it is there, and its version, is written into every configuration."""
 NEEDED = ("make", "gcc", "ld", "flex", "bison", "bc", "perl")
 """What a kernel build starts, besides coreutils."""
 
 
 def describe(keep: Path) -> str:
-    """The first version lines of gcc and ld, asked once per binary. InfraError when one is missing."""
+    """The first version lines of the programs, asked once per binary. InfraError when one that is needed is missing."""
     command.require(*PROGRAMS)
-    return ", ".join(_version(program, keep) for program in PROGRAMS)
+    optional = [f"{name} {_version(name, keep)}" if shutil.which(name) else f"no {name}" for name in OPTIONAL]
+    return ", ".join([*(_version(program, keep) for program in PROGRAMS), *optional])
 
 
 def _version(program: str, keep: Path) -> str:
