@@ -299,8 +299,11 @@ def test_a_full_disk_leaves_nothing_half(kernel_tree: Path, tmp_path: Path, monk
 # --- several processes ----------------------------------------------------------------------------------------------
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
+# a shell that runs the tests in the background has this one ignored, and that is inherited
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from harness import paths
 from harness.kernel.obtain import obtain
 from harness.model import Request
