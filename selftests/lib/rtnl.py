@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from selftests.lib import netkit_nla
+from selftests.lib import netkit_nla, wait
 from selftests.lib.netkit_nla import Mode, Policy
 
 if TYPE_CHECKING:
@@ -148,7 +148,9 @@ class Rtnl:
         """A veth pair, both ends up, the second one in ``peer_namespace``; returns both."""
         other = peer_namespace or self._namespace
         first = self._add(name, "veth", peer={"ifname": peer, "net_ns_fd": other.fd}, **attributes)
-        return [first, other.rtnl._find_up(peer)]
+        second = other.rtnl._find_up(peer)
+        self._await_operational(name)
+        return [first, second]
 
     def add_netkit(
         self,
@@ -176,7 +178,11 @@ class Rtnl:
             attributes["address"] = mac
         peer_info = self._peer(peer, other, peer_mac)
         first = self._add(name, "netkit", up=up, IFLA_NETKIT_PEER_INFO=peer_info, **attributes)
-        return [first, other.rtnl._find_up(peer) if up else other.rtnl.find(peer)]
+        if not up:
+            return [first, other.rtnl.find(peer)]
+        second = other.rtnl._find_up(peer)
+        self._await_operational(name)
+        return [first, second]
 
     def change_netkit(self, index: int, data: Mapping[str, Any]) -> None:
         """RTM_NEWLINK on an existing netkit device with these attributes of IFLA_INFO_DATA."""
@@ -245,6 +251,14 @@ class Rtnl:
         found = self.find(name)
         self.set_up(found.index)
         return found
+
+    def _await_operational(self, name: str) -> None:
+        """Wait for a pair's first end, which was up before it had a carrier.
+
+        Its queue is activated in the background (linkwatch_do_dev() of net/core/link_watch.c); a packet that is sent
+        before that lands in noop_qdisc and is lost without an error.
+        """
+        wait.until(lambda: self.link(name).operstate == "UP", f"{name} to be operational")
 
     def _peer(self, name: str, namespace: Namespace, mac: str | None = None) -> dict[str, Any]:
         attributes: list[list[Any]] = [["IFLA_IFNAME", name], ["IFLA_NET_NS_FD", namespace.fd]]
