@@ -61,3 +61,11 @@ def test_an_exception_in_between_ends_the_program() -> None:
     with pytest.raises(KeyboardInterrupt):
         command.follow(["sh", "-c", "echo $$; exec sleep 1000"], limit=60, on_line=stop)
     assert gone(pids[0])
+
+
+def test_a_program_that_ignores_the_first_signal_ends_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command, "GRACE", 0.2)
+    script = f"trap '' TERM; echo $$ > {tmp_path}/pid; sleep 1000; sleep 1000"
+    with pytest.raises(InfraError, match="did not end within"):
+        command.run(["sh", "-c", script], limit=0.5)
+    assert gone(int((tmp_path / "pid").read_text()))

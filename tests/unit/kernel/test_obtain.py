@@ -218,6 +218,13 @@ def test_a_refused_configuration_is_not_taken_for_the_last_good_one(
     obtain(with_patch(request_, patch))
 
 
+def test_one_object_directory_serves_several_configurations(request_: Request, events: list[Event]) -> None:
+    obtain(request_)
+    kernel = obtain(Request(source=request_.source, settings=("NETKIT=n",)), events=events.append)
+    assert "CONFIG_NETKIT" not in kernel.config.read_text()
+    assert obtain(Request(source=request_.source, settings=("LOG_SHIFT=13",))).config.read_text().count("NETKIT=y") == 1
+
+
 def test_a_selected_symbol_cannot_be_off(request_: Request) -> None:
     with pytest.raises(UserError, match="CRC32=n was requested, got y because it is selected by NET"):
         obtain(Request(source=request_.source, settings=("CRC32=n",)))
