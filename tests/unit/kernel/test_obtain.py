@@ -369,7 +369,11 @@ def test_an_interrupt_leaves_no_process_and_nothing_half(project: Path, kernel_t
     process = start(project, f"dir:{kernel_tree}", FAKE_KERNEL="hang", FAKE_PIDS=str(pids))
     compiler = int(pids.read_text().split()[0])
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        # a test that fails leaves nothing either: make has this one's death as its own
+        process.kill()
     assert process.returncode != 0
     assert "KeyboardInterrupt" in err
     assert gone(compiler)
