@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -167,8 +167,3 @@ def set_mark(mark: int) -> Statement:
 def forward_to(link: Link) -> Statement:
     """``fwd to DEVICE``."""
     return {"fwd": {"dev": link.name}}
-
-
-def all_of(*statements: Statement) -> Sequence[Statement]:
-    """For readability at the call: a rule's statements."""
-    return statements

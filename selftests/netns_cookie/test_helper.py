@@ -163,7 +163,7 @@ def test_sockops(namespace: Namespace, cgroup: Cgroup, noter: Noter, initial_coo
     expected = Record(namespace.cookie, initial_cookie, runs=1)
     with bpf.cgroup_link(noter.object.program("at_sockops"), cgroup.fd, AttachType.CGROUP_SOCK_OPS), cgroup.entered():
         tcp_pair(namespace, cleanup)
-    assert noter.record(Hook.SOCKOPS) == expected
+    assert noter.record(Hook.SOCKOPS) == expected, "noted at the connect callback"
 
 
 @pytest.mark.feature("sk_msg")
@@ -177,7 +177,7 @@ def test_sk_msg(namespace: Namespace, noter: Noter, initial_cookie: int, cleanup
     noter.add_to_sockmap(client)
     client.sendall(b"message")
     assert server.recv(100) == b"message"
-    assert noter.record(Hook.SK_MSG) == expected
+    assert noter.record(Hook.SK_MSG) == expected, "noted for the message"
 
 
 def test_socket_is_asked_not_the_task(new_namespace: Callable[..., Namespace], cgroup: Cgroup, noter: Noter) -> None:
@@ -188,7 +188,7 @@ def test_socket_is_asked_not_the_task(new_namespace: Callable[..., Namespace], c
     link = bpf.cgroup_link(program, cgroup.fd, AttachType.CGROUP_INET4_CONNECT)
     with link, cgroup.entered(), one.socket() as sock, two.entered():
         sock.connect(("127.0.0.1", 9))
-    assert noter.record(Hook.CONNECT4).of_context == expected
+    assert noter.record(Hook.CONNECT4).of_context == expected, "cookie of the socket's namespace"
 
 
 def cookie_program(counters: bpf.Counters, argument: asm.Fragment) -> list[asm.Insn]:
@@ -207,7 +207,7 @@ def test_whole_64_bits_come_back(namespace: Namespace, cgroup: Cgroup, counters:
         cgroup.entered(),
     ):
         connect(namespace)
-    assert counters[0] == expected
+    assert counters[0] == expected, "cookie stored by the program"
 
 
 @pytest.mark.parametrize(
