@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -21,32 +22,6 @@ INTERRUPTED = 130  # as a shell reports a process that SIGINT ended
 # pytest's own exit statuses in the terms of errors.py; the others mean the same on both sides.
 FROM_PYTEST = {2: INTERRUPTED, 3: InfraError.exit_status, 4: UserError.exit_status}
 NO_TESTS = 5
-
-# Runs in the guest: the command's output goes back as (descriptor, bytes), its exit status as the last item.
-REMOTE_COMMAND = """
-import subprocess, threading
-command, folder = channel.receive()
-
-def pump(stream, descriptor):
-    while data := stream.read1(65536):
-        channel.send((descriptor, data))
-
-try:
-    process = subprocess.Popen(
-        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-except OSError as error:
-    channel.send((2, f"{command[0]}: {error.strerror}\\n".encode()))
-    channel.send(127)
-else:
-    pumps = [threading.Thread(target=pump, args=a) for a in ((process.stdout, 1), (process.stderr, 2))]
-    for thread in pumps:
-        thread.start()
-    for thread in pumps:
-        thread.join()
-    status = process.wait()
-    channel.send(status if status >= 0 else 128 - status)
-"""
 
 
 def run_selftests(
@@ -97,19 +72,22 @@ def run_selftests(
 def execute(
     request: Request, command: Sequence[str], *, root: Launcher, memory_mb: int, cpus: int, accel: str | None
 ) -> int:
-    """Run one command in a fresh guest of this kernel; its output is ours, its exit status is returned.
+    """Run one command in a fresh guest of this kernel, with our standard input and outputs; returns its exit status.
 
-    128 + N for a command that signal N ended, 127 for one that does not exist, as a shell has it. Raises InfraError
+    127 for a command that does not exist, 128 + N for one that signal N ended, as a shell has it. Raises InfraError
     when the guest ends before the command does.
     """
-    import execnet
+    import paramiko
 
+    from harness.guest import ssh
     from harness.guest.console import death_title, read_tail
-    from harness.guest.pool import END_LIMIT, GuestPool
+    from harness.guest.launch import launch
+    from harness.guest.pool import END_LIMIT, wait_ready
     from harness.guest.spec import make_spec
 
     kernel = _kernel(request)
-    with tempfile.TemporaryDirectory(prefix="kproof-exec-") as folder:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kproof-exec-")))
         spec, _ = make_spec(
             kernel,
             launcher=root,
@@ -117,30 +95,20 @@ def execute(
             cpus=cpus,
             accel=accel,
             project=project_root(),
-            folder=Path(folder),
+            folder=folder,
         )
-        with GuestPool(spec, ahead=1) as pool:
-            group = execnet.Group()
-            try:
-                gateway = group.makegateway(f"popen//python={sys.executable} -m harness.guest.worker {pool.address}")
-                channel = gateway.remote_exec(REMOTE_COMMAND)
-                here = Path.cwd()
-                channel.send((list(command), str(here if here.is_relative_to(project_root()) else "/")))
-                while isinstance(item := channel.receive(), tuple):
-                    descriptor, data = item
-                    os.write(descriptor, data)
-                return int(item)
-            except (EOFError, OSError):
-                if pool.error:
-                    raise pool.error from None
-                guest = pool.last_handed
-                how = guest.end(END_LIMIT)
-                title = death_title(read_tail(guest.console)) or how
-                tail = "\n".join("    " + line for line in read_tail(guest.console, 20).splitlines())
-                raise InfraError(f"the guest ended before the command did: {title}\n{tail}") from None
-            finally:
-                pool.close()
-                group.terminate(timeout=1)
+        guest = launch(spec, "exec")
+        stack.callback(guest.kill)
+        wait_ready(guest)
+        here = Path.cwd()
+        try:
+            with ssh.session(guest) as transport:
+                return ssh.run_command(transport, command, str(here if here.is_relative_to(project_root()) else "/"))
+        except (EOFError, OSError, paramiko.SSHException):
+            how = guest.end(END_LIMIT)
+            title = death_title(read_tail(guest.console)) or how
+            tail = "\n".join("    " + line for line in read_tail(guest.console, 20).splitlines())
+            raise InfraError(f"the guest ended before the command did: {title}\n{tail}") from None
 
 
 def shell(request: Request, *, memory_mb: int, cpus: int, accel: str | None) -> int:

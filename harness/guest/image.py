@@ -40,6 +40,8 @@ PROGRAMS = {
     "bash": "bash",
     "sh": "dash",
     "bpftool": "bpftool",
+    "dropbear": "dropbear-bin",
+    "dropbearkey": "dropbear-bin",
     "ethtool": "ethtool",
     "ip": "iproute2",
     "ss": "iproute2",
@@ -64,7 +66,10 @@ PROGRAMS = {
 LIBRARIES = {"libbpf.so.1": "libbpf1", "libnftables.so.1": "libnftables1", "libgcc_s.so.1": "libgcc-s1"}
 
 # The parts of our own package that run in a guest.
-OWN = ("__init__.py", "errors.py", "events.py", "model.py", "paths.py", "guest/__init__.py", "guest/agent.py")
+OWN = (
+    *("__init__.py", "errors.py", "events.py", "model.py", "paths.py"),
+    *("guest/__init__.py", "guest/agent.py", "guest/ssh_server.py"),
+)
 OWN_FOLDERS = ("pytest_plugin",)
 
 # Folders of the standard library that no guest imports.

@@ -41,9 +41,8 @@ class Project:
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         command = [*KPROOF, *arguments] if arguments[0] != "pytest" else [sys.executable, "-m", *arguments]
-        process = subprocess.Popen(
-            command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
-        )
+        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, **options}
+        process = subprocess.Popen(command, cwd=self.folder, text=True, stdout=subprocess.PIPE, **options)
         self.processes.append(process)
         return process
 
