@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("-m", metavar="EXPRESSION", help="only tests whose markers match, as in pytest")
     verb.add_argument("-x", "--exitfirst", action="store_true", help="stop at the first failure")
     verb.add_argument("--require-feature", action="append", default=[], metavar="NAME", help="fail instead of skip")
+    verb.add_argument("--cold", action="store_true", help="boot every guest instead of restoring a snapshot")
     verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
 
     verb = verbs.add_parser("exec", help="run one command in a guest: kproof exec [RECIPE] -- COMMAND")
@@ -158,6 +159,7 @@ def _run(options: argparse.Namespace) -> int:
     pytest_arguments += ["-k", options.k] if options.k else []
     pytest_arguments += ["-m", options.m] if options.m else []
     pytest_arguments += ["-x"] if options.exitfirst else []
+    pytest_arguments += ["--cold"] if options.cold else []
     pytest_arguments += ["--update"] if options.update else []
     pytest_arguments += options.command
     return run_selftests(

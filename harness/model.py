@@ -273,7 +273,7 @@ Accelerator = Literal["kvm", "tcg"]
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """All that a guest is made of; as JSON it is the ticket that a worker boots from."""
+    """All that a guest is made of."""
 
     launcher: Literal["image", "virtme"]
     kernel: str
@@ -291,13 +291,10 @@ class GuestSpec:
     cpus: int = 1
     env: dict[str, str] = field(default_factory=dict)
     """Environment for the guest's Python."""
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> GuestSpec:
-        return cls(**json.loads(text))
+    kernel_identity: str = ""
+    """The stored kernel's identity: what a snapshot belongs to."""
+    snapshot: str = ""
+    """Path of a snapshot to restore; empty for a cold boot."""
 
 
 class Result(StrEnum):

@@ -81,8 +81,8 @@ def execute(
 
     from harness.guest import ssh
     from harness.guest.console import death_title, read_tail
+    from harness.guest.handshake import END_LIMIT, wait_ready
     from harness.guest.launch import launch
-    from harness.guest.pool import END_LIMIT, wait_ready
     from harness.guest.spec import make_spec
 
     kernel = _kernel(request)

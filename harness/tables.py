@@ -35,18 +35,27 @@ def series_status(source: str) -> str:
 
 
 def kernels_list() -> str:
-    """The stored kernels, newest first."""
-    rows = [
-        (kernel.identity, kernel.release, _age(time.time() - made), f"{size / 1e6:.0f} MB", kernel.request)
-        for kernel, size, made in _store().kernels()
-    ]
+    """The stored kernels, newest first, with their snapshots of warm guests."""
+    from harness.guest.snapshot import snapshots_of
+
+    rows = []
+    for kernel, size, made in _store().kernels():
+        snapshots = [path.stat().st_size for path in snapshots_of(kernel.identity)]
+        warm = f"{len(snapshots)} of {sum(snapshots) / 1e6:.0f} MB" if snapshots else "-"
+        age = _age(time.time() - made)
+        rows.append((kernel.identity, kernel.release, age, f"{size / 1e6:.0f} MB", warm, kernel.request))
     if not rows:
         return "no kernel is stored yet; `kproof run` makes the first"
-    return table(("KERNEL", "RELEASE", "AGE", "SIZE", "RECIPE"), rows)
+    return table(("KERNEL", "RELEASE", "AGE", "SIZE", "SNAPSHOTS", "RECIPE"), rows)
 
 
 def kernels_prune(keep: int) -> str:
+    """Remove all but the newest kernels, and every snapshot that belongs to none that stays."""
+    from harness.guest.snapshot import discard, orphans
+
     removed = _store().prune(keep)
+    for path in orphans({kernel.identity for kernel, _, _ in _store().kernels()}):
+        discard(path)
     return f"removed {len(removed)}: {', '.join(removed)}" if removed else "nothing to remove"
 
 

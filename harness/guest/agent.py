@@ -1,12 +1,17 @@
 """Init of a guest, and the Python at its end of the channel. Needs nothing but the standard library.
 
-The channel is a virtio-serial port named PORT. Once a host is connected, it sends one line, the *orders*:
+The channel is a virtio-serial port named PORT, and both sides speak in lines of JSON. When all is imported, the guest
+says ``{"waiting": true}``. The host answers with *orders*:
 
-    {"name": "g0", "env": {…}, "mounts": [["TAG", "/path"], …], "time": 1763628825.5, "imports": [MODULE, …]}
+    {"name": "g0", "env": {…}, "mounts": [["TAG", "/path"], …], "time": 1763628825.5, "seed": HEX}
 
-and the guest answers one line, ``{"ready": SECONDS_SINCE_POWER_ON, "kernel": RELEASE}`` or ``{"error": TEXT}``. From
-then on the port is standard input and output of a Python that executes what ``python -c BOOTSTRAP`` would: that is
-what execnet expects behind ``popen//python=``.
+and the guest with ``{"ready": SECONDS_SINCE_POWER_ON, "kernel": RELEASE}`` or ``{"error": TEXT}``. From then on the
+port is standard input and output of a Python that executes what ``python -c BOOTSTRAP`` would: that is what execnet
+expects behind ``popen//python=``.
+
+A guest that shall be saved gets ``{"preload": [FOLDER, …], …}`` (with mounts) before: it collects the tests there, so
+that their modules are in its memory, answers ``{"preloaded": {FILE: [MTIME_NS, SIZE], …}}``, and waits for orders, with
+nothing mounted. Saved in that state, it goes on from there in each restored life.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 PORT = "kproof.channel"
 
@@ -55,6 +61,9 @@ ENVIRONMENT = {
 }
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+Modules = dict[str, list[int]]
+"""Loaded project files with their modification time (ns) and size."""
 
 
 def init() -> None:
@@ -104,9 +113,13 @@ def serve() -> None:
         for module in IMPORTS:
             __import__(module)
         fd = _open_port()
-        orders = json.loads(_read_line(fd))
+        _write_line(fd, {"waiting": True})
+        loaded: Modules = {}
+        while "name" not in (orders := json.loads(_read_line(fd))):
+            loaded = _preload(orders)
+            _write_line(fd, {"preloaded": loaded})
         try:
-            _obey(orders)
+            _obey(orders, loaded)
         except (OSError, ImportError) as error:
             _write_line(fd, {"error": str(error)})
             raise
@@ -180,18 +193,91 @@ def _write_line(fd: int, message: dict[str, object]) -> None:
     os.write(fd, json.dumps(message).encode() + b"\n")
 
 
-def _obey(orders: dict[str, object]) -> None:
-    name, clock, env, mounts = orders["name"], orders["time"], orders["env"], orders["mounts"]
-    assert isinstance(name, str)
-    assert isinstance(clock, float)
-    assert isinstance(env, dict)
-    assert isinstance(mounts, list)
-    socket.sethostname(name)
-    time.clock_settime(time.CLOCK_REALTIME, clock)
-    os.environ.update(env)
-    for tag, place in mounts:
+def _preload(orders: dict[str, Any]) -> Modules:
+    """Collect the tests below some folders, and forget the session but not the modules; nothing stays mounted.
+
+    What cannot be collected is not in memory either: the run will say why.
+    """
+    import gc
+
+    import pytest
+    import xdist.plugin
+
+    import harness.pytest_plugin
+
+    _mount_all(orders)
+    os.chdir(orders["folder"])
+    environment = dict(os.environ)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    options = ["--collect-only", "-p", "no:terminal", "-p", "no:cacheprovider"]
+    status = pytest.main([*options, *orders["preload"]], plugins=[xdist.plugin, harness.pytest_plugin])
+    _say(f"tests collected before any orders, pytest's status {int(status)}")
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir("/")
+    files = [file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+    folder = orders["folder"].rstrip("/") + "/"
+    loaded = {file: _state(file) for file in files if file.startswith(folder)}
+    gc.collect()  # closes what the session left open
+    gc.freeze()  # and no later collection touches, and so copies, the pages that all of this is on
+    for _, place in orders["mounts"]:
+        if _libc.umount2(place.encode(), 0):
+            raise OSError(ctypes.get_errno(), f"umount {place}: {os.strerror(ctypes.get_errno())}")
+    return loaded
+
+
+def _state(file: str) -> list[int]:
+    info = os.stat(file)
+    return [info.st_mtime_ns, info.st_size]
+
+
+def _forget_changed(loaded: Modules) -> None:
+    """Drop the modules whose files are not as they were. Nobody imports a test file, but a helper may be anywhere."""
+    import importlib
+
+    importlib.invalidate_caches()
+    changed = set()
+    for file, state in loaded.items():
+        try:
+            same = _state(file) == state
+        except OSError:
+            same = False
+        if not same:
+            changed.add(file)
+    if any(not os.path.basename(file).startswith("test_") for file in changed):
+        changed = set(loaded)
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) in changed:
+            del sys.modules[name]
+
+
+def _obey(orders: dict[str, Any], loaded: Modules) -> None:
+    """Become the guest that the host wants: of its own name, time and random numbers."""
+    socket.sethostname(orders["name"])
+    time.clock_settime(time.CLOCK_REALTIME, orders["time"])
+    _reseed(bytes.fromhex(orders["seed"]))
+    os.environ.update(orders["env"])
+    _mount_all(orders)
+    _forget_changed(loaded)
+
+
+def _mount_all(orders: dict[str, Any]) -> None:
+    for tag, place in orders["mounts"]:
         os.makedirs(place, exist_ok=True)
         _mount(tag, place, "trans=virtio,version=9p2000.L,msize=512000,cache=loose", MS_RDONLY | MS_NODEV, kind="9p")
+
+
+def _reseed(seed: bytes) -> None:
+    """Guests restored from one snapshot share the kernel's and Python's generators: part them (random(4), ioctls)."""
+    import fcntl
+    import random
+    import struct
+
+    RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
+    with open("/dev/random", "wb", buffering=0) as device:
+        fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
+        fcntl.ioctl(device, RNDRESEEDCRNG)
+    random.seed()
 
 
 def _become_stdio(fd: int) -> None:

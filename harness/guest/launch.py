@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ from harness.errors import InfraError, UserError
 from harness.guest import machine
 from harness.guest.agent import ENVIRONMENT
 from harness.guest.image import INIT
+from harness.guest.machine import Device
 from harness.model import GuestSpec
 from harness.paths import project_root
 
@@ -38,6 +40,8 @@ class Guest:
     spec: GuestSpec
     process: subprocess.Popen[bytes]
     channel: socket.socket
+    monitor: socket.socket
+    """QMP (JSON lines); nobody need speak on it."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -56,6 +60,7 @@ class Guest:
             "time": time.time(),
             "env": {**self.spec.env, "KPROOF_GUEST": self.name, "KPROOF_SPEED": str(self.spec.speed)},
             "mounts": [[PROJECT_TAG, self.spec.project]] if own_root else [],
+            "seed": secrets.token_hex(32),
         }
 
     def end(self, limit: float) -> str:
@@ -79,6 +84,7 @@ class Guest:
 
     def kill(self) -> None:
         self.channel.close()
+        self.monitor.close()
         self.process.kill()
         self.process.wait()
 
@@ -91,11 +97,15 @@ def launch(spec: GuestSpec, name: str) -> Guest:
     folder = Path(spec.folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_image(Path(spec.kernel))
-    ours, theirs = socket.socketpair()
+    channel, channel_end = socket.socketpair()
+    monitor, monitor_end = socket.socketpair()
     with ExitStack() as stack:
-        stack.enter_context(theirs)
-        fd = theirs.fileno()
-        command = _image_command(spec, fd) if spec.launcher == "image" else _virtme_command(spec, fd)
+        fds = [stack.enter_context(end).fileno() for end in (channel_end, monitor_end)]
+        extra = [machine.channel(fds[0]), machine.monitor(fds[1])]
+        if spec.snapshot:
+            fds.append(stack.enter_context(open(spec.snapshot, "rb", buffering=0)).fileno())
+            extra.append(machine.restored_from(fds[2]))
+        command = _image_command(spec, extra) if spec.launcher == "image" else _virtme_command(spec, extra)
         (folder / "qemu.sh").write_text("#!/bin/sh\nexec " + shlex.join(command) + "\n")
         log = stack.enter_context(open(folder / "qemu.log", "wb", buffering=0))
         # virtme-run lets QEMU write the console to standard error
@@ -106,15 +116,16 @@ def launch(spec: GuestSpec, name: str) -> Guest:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=console,
-                pass_fds=[fd],
+                pass_fds=fds,
                 # out of the terminal's reach: Ctrl-C is ours to handle
                 start_new_session=True,
                 preexec_fn=_die_with(os.getpid()),
             )
         except FileNotFoundError:
-            ours.close()
+            channel.close()
+            monitor.close()
             raise InfraError(f"{command[0]} is missing; run: apt install qemu-system-x86") from None
-    return Guest(name=name, spec=spec, process=process, channel=ours)
+    return Guest(name=name, spec=spec, process=process, channel=channel, monitor=monitor)
 
 
 def check_image(kernel: Path) -> None:
@@ -128,21 +139,21 @@ def check_image(kernel: Path) -> None:
         raise UserError(f"{kernel} is not a kernel image: neither an ELF vmlinux nor a bzImage")
 
 
-def _image_command(spec: GuestSpec, fd: int) -> list[str]:
+def _image_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
     return machine.command_line(
         [
             machine.machine(spec.accel, spec.memory_mb, spec.cpus),
             machine.direct_boot(spec.kernel),
             machine.serial_console(str(Path(spec.folder, "console.log"))),
             machine.entropy(),
-            machine.channel(fd),
             machine.root_disk(spec.root, INIT),
             machine.shared_folder(PROJECT_TAG, spec.project),
+            *extra,
         ]
     )
 
 
-def _virtme_command(spec: GuestSpec, fd: int) -> list[str]:
+def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
     # virtme-run (of virtme-ng) becomes QEMU with execv(2): what is set on the process stays set on QEMU.
     virtme = Path(sys.executable).with_name("virtme-run")
     program = str(virtme) if virtme.exists() else shutil.which("virtme-run")
@@ -150,15 +161,14 @@ def _virtme_command(spec: GuestSpec, fd: int) -> list[str]:
         raise InfraError("virtme-run is missing; run: make setup")
     agent = ["env", *(f"{key}={value}" for key, value in ENVIRONMENT.items()), f"PYTHONPATH={project_root()}"]
     agent += [sys.executable, "-m", "harness.guest.agent"]
-    extra = machine.channel(fd).qemu + machine.entropy().qemu
-    sandbox = ["-sandbox", "on"]
+    devices = [word for device in [*extra, machine.entropy()] for word in device.qemu]
     return [
         program,
         *("--kimg", spec.kernel, "--mods", "none", "--force-9p"),
         *("--memory", f"{spec.memory_mb}M", "--cpus", str(spec.cpus)),
         *(["--disable-kvm"] if spec.accel == "tcg" else []),
         *("--show-boot-console", "--script-sh", shlex.join(agent)),
-        *("--qemu-opts", *extra, *sandbox),
+        *("--qemu-opts", *devices, "-sandbox", "on"),
     ]
 
 

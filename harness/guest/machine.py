@@ -67,6 +67,16 @@ def channel(fd: int) -> Device:
     )  # fmt: skip
 
 
+def monitor(fd: int) -> Device:
+    """QMP on one end of a socket pair."""
+    return Device(qemu=("-chardev", f"socket,id=monitor,fd={fd}", "-mon", "chardev=monitor,mode=control"))
+
+
+def restored_from(fd: int) -> Device:
+    """The memory and devices of a snapshot, read from an open file; the guest goes on where it was saved."""
+    return Device(qemu=("-incoming", f"fd:{fd}"))
+
+
 def root_disk(image: str, init: str) -> Device:
     """The frozen root, read-only, so that any number of guests share one file."""
     return Device(

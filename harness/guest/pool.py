@@ -11,7 +11,6 @@ The thread that starts QEMU lives as long as the pool, because a QEMU dies with 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import socket
@@ -23,14 +22,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.errors import BootError, InfraError, KproofError
-from harness.events import GuestEvent, Sink, ignore
-from harness.guest.console import death_title, read_tail
+from harness.errors import InfraError, KproofError
+from harness.events import GuestEvent, Notice, Sink, ignore
+from harness.guest.handshake import wait_ready
 from harness.guest.launch import Guest, launch
+from harness.guest.snapshot import discard
 from harness.model import GuestSpec
-
-BOOT_LIMIT = 60.0  # seconds, times the host's speed factor
-END_LIMIT = 5.0  # seconds for a QEMU whose channel closed
 
 
 class GuestPool:
@@ -112,6 +109,19 @@ class GuestPool:
         self._events(GuestEvent(name, "booting"))
         return guest
 
+    def _start_cold(self, error: KproofError) -> Guest:
+        """After a snapshot that does not come to life: it is thrown away, and the next run makes it anew."""
+        reason = str(error).splitlines()[0]
+        self._events(
+            Notice(f"the snapshot cannot be restored ({reason}): it is discarded, this run's guests boot cold")
+        )
+        discard(Path(self._spec.snapshot))
+        self._spec = replace(self._spec, snapshot="")
+        for guest in self._ready:  # they would not come to life either
+            guest.kill()
+        self._ready.clear()
+        return self._start()
+
     def _hand_out(self, connection: socket.socket) -> None:
         """Give a ready guest's channel to the process at the other end; close the connection if there is none."""
         _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -119,7 +129,13 @@ class GuestPool:
             return
         try:
             guest = self._ready.popleft() if self._ready else self._start()
-            wait_ready(guest)
+            try:
+                wait_ready(guest)
+            except KproofError as error:
+                if not guest.spec.snapshot:
+                    raise
+                guest = self._start_cold(error)
+                wait_ready(guest)
         except KproofError as error:
             self.error = error
             return
@@ -127,42 +143,3 @@ class GuestPool:
         self._handed.append(guest)
         socket.send_fds(connection, [b"\n"], [guest.channel.fileno()])
         guest.channel.close()  # the worker's process holds it now: its end is the guest's end of file
-
-
-def wait_ready(guest: Guest) -> str:
-    """Send the orders and wait for the agent's answer; returns the kernel's release.
-
-    Raises BootError, with the console's last lines, when the guest ends or does not answer in time; InfraError when
-    it is not the kernel's fault.
-    """
-    limit = BOOT_LIMIT * guest.spec.speed
-    line = bytearray()
-    try:
-        guest.channel.settimeout(limit)
-        guest.channel.sendall(json.dumps(guest.orders()).encode() + b"\n")
-        while not line.endswith(b"\n"):
-            guest.channel.settimeout(max(0.001, guest.started + limit - time.monotonic()))
-            byte = guest.channel.recv(1)
-            if not byte:
-                raise ConnectionResetError
-            line += byte
-    except TimeoutError:
-        guest.kill()
-        raise _no_boot(guest, f"did not come up within {limit:.0f} s") from None
-    except OSError:
-        how = guest.end(END_LIMIT)
-        if guest.process.returncode > 0 and not read_tail(guest.console):
-            raise InfraError(f"{how}; its command line: {guest.folder / 'qemu.sh'}") from None
-        raise _no_boot(guest, death_title(read_tail(guest.console)) or how) from None
-    guest.channel.settimeout(None)
-    answer = json.loads(line)
-    if "error" in answer:
-        guest.kill()
-        raise InfraError(f"guest {guest.name} cannot be used: {answer['error']}; console: {guest.console}")
-    return str(answer["kernel"])
-
-
-def _no_boot(guest: Guest, reason: str) -> BootError:
-    tail = read_tail(guest.console, 20)
-    shown = "\n".join("    " + line for line in tail.splitlines()) or "    (the console is empty)"
-    return BootError(f"the kernel does not boot: {reason}\n{shown}\n  whole console: {guest.console}")

@@ -43,6 +43,7 @@ def make_spec(
         speed=host.speed,
         memory_mb=memory_mb,
         cpus=cpus,
+        kernel_identity=kernel.identity,
     )
     return spec, host
 

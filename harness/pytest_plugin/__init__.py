@@ -19,6 +19,7 @@ OPTIONS = (
     ("--guest-memory", {"type": int, "metavar": "MB", "default": 512, "help": "memory of a guest (512)"}),
     ("--guest-cpus", {"type": int, "metavar": "N", "default": 1, "help": "processors of a guest (1)"}),
     ("--accel", {"choices": ("kvm", "tcg"), "help": "accelerator (the best that works here)"}),
+    ("--cold", {"action": "store_true", "help": "boot every guest instead of restoring a snapshot"}),
     ("--results", {"metavar": "DIR", "help": "where this run's results go (results/DATE-TIME)"}),
     ("--update", {"action": "store_true", "help": "ask the archive whether there is a newer source"}),
 )

@@ -14,8 +14,10 @@ import pytest
 from harness.errors import BootError, InfraError, KproofError, UserError
 from harness.events import Event, GuestEvent, Phase, Sink, TestEvent, ignore
 from harness.guest.console import death_title, read_tail
+from harness.guest.handshake import END_LIMIT
 from harness.guest.launch import Guest
-from harness.guest.pool import END_LIMIT, GuestPool
+from harness.guest.pool import GuestPool
+from harness.guest.snapshot import warmed
 from harness.guest.spec import make_spec
 from harness.kernel.obtain import obtain
 from harness.model import Outcome, Request, Result
@@ -70,7 +72,6 @@ class HostSide:
         _check_paths(self.config)
         request = Request.parse(option("--kernel"))
         kernel = obtain(request, events=self.tell, update=option("--update"))
-        self.tell(Phase("guests", kernel.release))
         folder = new_run_folder(self.config.rootpath / "results", option("--results"))
         spec, host = make_spec(
             kernel,
@@ -82,6 +83,9 @@ class HostSide:
             folder=folder / "guests",
         )
         tests = list(self.config.args)
+        if spec.launcher == "image" and not option("--cold"):
+            spec = warmed(spec, [str(self.config.invocation_params.dir / test) for test in tests], self.tell)
+        self.tell(Phase("guests", kernel.release))
         self.watcher.run = Run(
             folder, request=request, kernel=kernel, spec=spec, host=host, count=self.count, tests=tests
         )

@@ -35,6 +35,8 @@ class Project:
     folder: Path
     kernel: Kernel
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    options: tuple[str, ...] = ("--cold",)
+    """Given to each run: a snapshot for every test's folder would crowd out the ones that people use."""
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
@@ -53,7 +55,10 @@ class Project:
         return process.returncode, output
 
     def run(self, *arguments: str, **options: Any) -> tuple[int, str]:
-        return self.call("run", "--kernel", f"kernel:{self.kernel.identity}", *arguments, **options)
+        return self.call(*self.command(), *arguments, **options)
+
+    def command(self) -> list[str]:
+        return ["run", "--kernel", f"kernel:{self.kernel.identity}", *self.options]
 
     @property
     def latest(self) -> Path:

@@ -23,7 +23,7 @@ def test_slow(number):
 
 def start_and_wait_for_the_first_outcome(project: Project) -> subprocess.Popen[str]:
     project.write("test_it.py", SLOW)
-    process = project.start("run", "--kernel", f"kernel:{project.kernel.identity}", "test_it.py")
+    process = project.start(*project.command(), "test_it.py")
     assert process.stdout
     for line in process.stdout:
         if "PASSED" in line:

@@ -31,9 +31,10 @@ def fake_launcher(
     def launch(spec: GuestSpec, name: str) -> Guest:
         Path(spec.folder).mkdir(parents=True)
         ours, theirs = socket.socketpair()
+        monitor, _ = socket.socketpair()
         threading.Thread(target=answer, args=(theirs,), daemon=True).start()
         process = subprocess.Popen([sys.executable, "-c", program])
-        return Guest(name=name, spec=spec, process=process, channel=ours)
+        return Guest(name=name, spec=spec, process=process, channel=ours, monitor=monitor)
 
     return launch
 
@@ -41,6 +42,8 @@ def fake_launcher(
 def echo_agent(channel: socket.socket) -> None:
     """Answers its orders, then sends back in capitals what it is told."""
     with channel, channel.makefile("rwb") as file:
+        file.write(b'{"waiting": true}\n')
+        file.flush()
         orders = json.loads(file.readline())
         file.write(json.dumps({"ready": 1.0, "kernel": "6.12.0-" + orders["name"]}).encode() + b"\n")
         file.flush()
@@ -104,6 +107,8 @@ def test_a_guest_that_hangs_is_given_up_at_the_boot_limit(tmp_path: Path) -> Non
 def test_an_agent_that_cannot_obey_is_an_infra_error(tmp_path: Path) -> None:
     def refuse(channel: socket.socket) -> None:
         with channel, channel.makefile("rwb") as file:
+            file.write(b'{"waiting": true}\n')
+            file.flush()
             file.readline()
             file.write(b'{"error": "mount 9p on /p: No such device"}\n')
 

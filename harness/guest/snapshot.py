@@ -1,0 +1,198 @@
+"""Guests that are booted once, saved, and restored for every worker.
+
+A snapshot is QEMU's migration stream of a guest that has imported pytest, collected the project's tests and waits for
+its orders (agent.py). It belongs to a kernel, a root image, a machine shape and a QEMU: all of that is its name, so
+another of any of them never finds it. Beside it, ``NAME.json`` holds its SHA-256 and the project files that are in its
+memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InfraError
+from harness.events import Notice, Phase, Sink
+from harness.guest import agent
+from harness.guest.handshake import BOOT_LIMIT, receive, wait_waiting
+from harness.guest.launch import Guest, launch
+from harness.guest.machine import qemu_program
+from harness.kernel.locks import locked
+from harness.model import GuestSpec
+from harness.paths import cache_root
+
+FORMAT = "1"
+SAVE_LIMIT = 60.0  # seconds, times the host's speed factor
+KEPT = 3  # snapshots of one kernel; every edit of the plugin's guest side makes a new root and so a new one
+
+
+def warmed(spec: GuestSpec, tests: list[str], events: Sink) -> GuestSpec:
+    """The same specification with a snapshot to restore, made now if there is none that serves.
+
+    ``tests`` are paths below the project's folder. Where no snapshot can be made or kept (a full disk), a Notice says
+    so and guests boot cold. Raises BootError when the kernel does not boot.
+    """
+    folder = snapshots_root()
+    folder.mkdir(parents=True, exist_ok=True)
+    preload = _top_level(spec, tests)
+    path = folder / f"{spec.kernel_identity}-{_key(spec, preload)}.snap"
+    lock = cache_root() / "locks" / f"snapshot-{spec.kernel_identity}.lock"
+    with locked(lock, what="makes a snapshot of this kernel", events=events):
+        if why_not := _unusable(path):
+            if path.exists():
+                events(Notice(f"the snapshot of this kernel {why_not}: booting once to make it anew"))
+            discard(path)
+            try:
+                _make(spec, preload, path, events)
+            except (OSError, InfraError) as error:
+                events(Notice(f"no snapshot could be made ({error}): guests boot cold"))
+                return spec
+            _forget_old(folder, spec.kernel_identity)
+        path.touch()
+    return replace(spec, snapshot=str(path))
+
+
+def discard(path: Path) -> None:
+    """Remove a snapshot. A QEMU that is reading it has it open."""
+    for suffix in (".json", ".snap"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def snapshots_root() -> Path:
+    return cache_root() / "snapshots"
+
+
+def snapshots_of(kernel_identity: str) -> list[Path]:
+    """The snapshots that belong to a kernel."""
+    return sorted(snapshots_root().glob(f"{kernel_identity}-*.snap"))
+
+
+def orphans(kernel_identities: set[str]) -> list[Path]:
+    """The snapshots that belong to none of these kernels."""
+    return [path for path in snapshots_root().glob("*.snap") if path.name.partition("-")[0] not in kernel_identities]
+
+
+def _top_level(spec: GuestSpec, tests: list[str]) -> tuple[str, ...]:
+    """What to collect before saving: for a test anywhere in a folder, all of that top-level folder of the project."""
+    names = set()
+    for test in tests:
+        path = Path(spec.project, test.split("::")[0]).resolve()
+        if path.is_relative_to(spec.project) and path != Path(spec.project):
+            names.add(path.relative_to(spec.project).parts[0])
+    return tuple(sorted(names))
+
+
+def _key(spec: GuestSpec, preload: tuple[str, ...]) -> str:
+    program = qemu_program()
+    try:
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InfraError(f"{program} cannot be asked for its version: {error}") from None
+    shape = [spec.root, spec.accel, spec.memory_mb, spec.cpus, spec.project, preload]
+    return hashlib.sha256(json.dumps([FORMAT, version, shape]).encode()).hexdigest()[:16]
+
+
+def _unusable(path: Path) -> str:
+    """Why a snapshot does not serve, or an empty text."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
+                return "is damaged"
+        modules: agent.Modules = about["modules"]
+    except FileNotFoundError:
+        return "is not there"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"cannot be read ({error})"
+    for name, state in modules.items():
+        # A changed test file is loaded again by the guest; behind a changed helper stands everything that uses it.
+        if not Path(name).name.startswith("test_"):
+            try:
+                info = os.stat(name)
+            except OSError:
+                return f"has a helper in it that is gone ({name})"
+            if [info.st_mtime_ns, info.st_size] != state:
+                return f"has an older {Path(name).name} in it"
+    return ""
+
+
+def _make(spec: GuestSpec, preload: tuple[str, ...], path: Path, events: Sink) -> None:
+    """Boot a guest, let it collect the tests, and save it: whole, or not at all."""
+    events(Phase("snapshot", "booting once"))
+    with tempfile.TemporaryDirectory(prefix="making-", dir=path.parent) as scratch:
+        cold = replace(spec, folder=scratch, snapshot="")
+        guest = launch(cold, "snapshot")
+        try:
+            wait_waiting(guest)
+            modules = _preload(guest, preload)
+            saved = Path(scratch, "saved")
+            with open(saved, "wb", buffering=0) as file:
+                _save(guest, file.fileno())
+        finally:
+            guest.kill()
+        with open(saved, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        about = Path(scratch, "about")
+        about.write_text(json.dumps({"sha256": digest, "modules": modules}, indent=1))
+        saved.replace(path)
+        about.replace(path.with_suffix(".json"))
+
+
+def _preload(guest: Guest, preload: tuple[str, ...]) -> agent.Modules:
+    if not preload:
+        return {}
+    order = {"preload": preload, "folder": guest.spec.project, "mounts": guest.orders()["mounts"]}
+    guest.channel.sendall(json.dumps(order).encode() + b"\n")
+    answer = receive(guest, time.monotonic() + BOOT_LIMIT * guest.spec.speed)
+    modules: agent.Modules = answer["preloaded"]
+    return modules
+
+
+def _save(guest: Guest, fd: int) -> None:
+    """Write the guest's state to an open file. Raises InfraError when QEMU does not, or not in time."""
+    import asyncio
+
+    from qemu.qmp import QMPClient
+    from qemu.qmp.error import QMPError
+
+    async def save() -> str:
+        qmp = QMPClient("kproof")
+        await qmp.connect(guest.monitor)
+        try:
+            qmp.send_fd_scm(fd)
+            await qmp.execute("getfd", {"fdname": "snapshot"})
+            await qmp.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
+            events_on: Any = {"capabilities": [{"capability": "events", "state": True}]}
+            await qmp.execute("migrate-set-capabilities", events_on)
+            with qmp.listener("MIGRATION") as listener:
+                await qmp.execute("migrate", {"uri": "fd:snapshot"})
+                async for event in listener:
+                    data: Any = event["data"]
+                    status = str(data["status"])
+                    if status in ("completed", "failed", "cancelled"):
+                        return status
+            return "failed"
+        finally:
+            with suppress(QMPError, OSError):
+                await qmp.disconnect()
+
+    try:
+        status = asyncio.run(asyncio.wait_for(save(), SAVE_LIMIT * guest.spec.speed))
+    except (QMPError, OSError, TimeoutError) as error:
+        raise InfraError(f"QEMU did not save the guest: {error or type(error).__name__}") from None
+    if status != "completed":
+        raise InfraError(f"QEMU did not save the guest: {guest.complaint() or status}")
+
+
+def _forget_old(folder: Path, kernel_identity: str) -> None:
+    ours = sorted(snapshots_of(kernel_identity), key=lambda path: path.stat().st_mtime)
+    for path in ours[:-KEPT]:
+        discard(path)
