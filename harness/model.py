@@ -323,3 +323,51 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class SplatKind(StrEnum):
+    """What sort of trouble a kernel reports."""
+
+    BUG = "bug"
+    WARNING = "warning"
+    OOPS = "oops"
+    PANIC = "panic"
+    KASAN = "kasan"
+    KCSAN = "kcsan"
+    KFENCE = "kfence"
+    KMSAN = "kmsan"
+    UBSAN = "ubsan"
+    LOCKDEP = "lockdep"
+    RCU_STALL = "rcu stall"
+    HUNG_TASK = "hung task"
+    SOFT_LOCKUP = "soft lockup"
+    HARD_LOCKUP = "hard lockup"
+    REFCOUNT = "refcount"
+    LIST = "list"
+    ATOMIC = "atomic"
+    KMEMLEAK = "kmemleak"
+    PAGE_ALLOCATION = "page allocation"
+    OOM = "oom"
+    NETDEV_WATCHDOG = "netdev watchdog"
+    NETDEV_REFERENCE = "netdev reference"
+
+
+@dataclass(frozen=True)
+class Splat:
+    """One report of trouble that a kernel printed."""
+
+    kind: SplatKind
+    title: str
+    """The same for the same trouble in another run: no addresses, numbers or processors in it."""
+    function: str
+    """Where it happened, without offset; empty if the report does not say."""
+    frames: tuple[str, ...]
+    """The functions of its first stack trace, innermost first; guessed ones if there are no others."""
+    text: str
+    """Its lines without timestamps, callers and colours."""
+    heading: str
+    """Of these lines the one that names the trouble, as it was printed."""
+    line: int
+    """Where it begins in the log; the first line is 1."""
+    cut: bool
+    """Its end was never printed: the log, or another report, came first."""

@@ -6,18 +6,19 @@ import re
 from pathlib import Path
 
 from harness.guest.agent import WORKER_ENDED
+from harness.guest.splats import splats
+from harness.model import SplatKind
 
-# What a kernel prints before it dies, most telling first: the panic's reason follows the report that caused it.
-_PANIC = re.compile(r"Kernel panic - not syncing: (?P<title>[^\r\n]*)")
-_REPORT = re.compile(
-    r"(?P<title>(?:BUG|Oops|Oops: [\w ]+|general protection fault|Unable to handle kernel)[^\r\n]*|"
-    r"(?:WARNING): CPU: \d+ PID: \d+ at [^\r\n]*)"
+# Panics that only say that an earlier report was the end; all others name their own reason.
+_CONSEQUENCE = re.compile(
+    r"Fatal exception|panic_on_warn|warned too often|hung tasks|blocked tasks|RCU Stall|Hard LOCKUP|Oopsed too often|"
+    r"Attempted to kill (?:init! exitcode=0x0000000[1-9a-f]|the idle)|killing interrupt handler|Out of memory|"
+    r"deadlocked on memory|stack guard hit|stack overflow|Asynchronous SError"
 )
+# Ends that are not the kernel's fault.
 _OTHER = re.compile(
     rf"(?P<worker>{WORKER_ENDED} [^\r\n]*)|reboot: (?P<reboot>Power down|Restarting system|System halted)"
 )
-_STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[TC ]*\d+\])? ", re.M)
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 TAIL_LINES = 200
 _TAIL_BYTES = 256 * 1024
@@ -39,14 +40,19 @@ def read_tail(path: Path, lines: int = TAIL_LINES) -> str:
 def death_title(text: str) -> str:
     """The one line that names why a kernel died, or its Python ended; an empty text if neither did.
 
-    >>> death_title("[ 1.0] BUG: kernel NULL pointer dereference\\n[ 1.1] Kernel panic - not syncing: Fatal exception")
+    A panic that follows from an earlier report names that one, and where it happened, in brackets.
+
+    >>> death_title("BUG: kernel NULL pointer dereference\\nKernel panic - not syncing: Fatal exception")
     'Kernel panic - not syncing: Fatal exception (BUG: kernel NULL pointer dereference)'
     """
-    plain = _STAMP.sub("", _ANSI.sub("", text))
-    panic = _PANIC.search(plain)
-    if panic is None:
-        other = _OTHER.search(plain)
+    found = splats(text)
+    end = next((index for index, splat in enumerate(found) if splat.kind is SplatKind.PANIC), None)
+    if end is None:
+        other = _OTHER.search(text)
         return (other["worker"] or f"the guest ended itself: {other['reboot']}") if other else ""
-    title = f"Kernel panic - not syncing: {panic['title'].strip()}"
-    cause = _REPORT.search(plain, 0, panic.start())
-    return f"{title} ({cause['title'].strip()})" if cause else title
+    panic = found[end]
+    if not end or not _CONSEQUENCE.search(panic.title):
+        return panic.title
+    cause = found[end - 1]
+    place = f" in {cause.function}" if cause.function and cause.function not in cause.heading else ""
+    return f"{panic.title} ({cause.heading}{place})"
