@@ -15,6 +15,8 @@ _CONSEQUENCE = re.compile(
     r"Attempted to kill (?:init! exitcode=0x0000000[1-9a-f]|the idle)|killing interrupt handler|Out of memory|"
     r"deadlocked on memory|stack guard hit|stack overflow|Asynchronous SError"
 )
+# What no panic follows from.
+_HARMLESS = {SplatKind.NETDEV_REFERENCE, SplatKind.NETDEV_WATCHDOG, SplatKind.KMEMLEAK, SplatKind.PAGE_ALLOCATION}
 # Ends that are not the kernel's fault.
 _OTHER = re.compile(
     rf"(?P<worker>{WORKER_ENDED} [^\r\n]*)|reboot: (?P<reboot>Power down|Restarting system|System halted)"
@@ -45,7 +47,7 @@ def death_title(text: str) -> str:
     >>> death_title("BUG: kernel NULL pointer dereference\\nKernel panic - not syncing: Fatal exception")
     'Kernel panic - not syncing: Fatal exception (BUG: kernel NULL pointer dereference)'
     """
-    found = splats(text)
+    found = [splat for splat in splats(text) if splat.kind not in _HARMLESS]
     end = next((index for index, splat in enumerate(found) if splat.kind is SplatKind.PANIC), None)
     if end is None:
         other = _OTHER.search(text)

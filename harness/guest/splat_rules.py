@@ -43,11 +43,11 @@ _LOCKDEP = (
     r"bad (?:unlock balance|contention) detected|held lock freed|lock held when returning to user space|"
     r"Nested lock was not taken|chain_key collision"
 )
-_AT = r"(?P<fn>[\w.$]+)"
+_AT = r"(?P<fn>[A-Za-z_][\w.$]*)"
 
 RULES = (
     # mm/kasan/report.c, kernel/kcsan/report.c, mm/kmsan/report.c, mm/kfence/report.c, lib/ubsan.c
-    Rule(K.KASAN, rf"BUG: (?P<what>KASAN: [\w -]{{1,60}}?)(?: in {_AT}|$)", end=_RULED_OFF),
+    Rule(K.KASAN, rf"BUG: (?P<what>KASAN: [\w -]{{1,60}}?)(?: in {_AT}| in 0x|$)", end=_RULED_OFF),
     Rule(
         K.KCSAN,
         rf"BUG: (?P<what>KCSAN: [\w: -]{{1,60}}? in {_AT}(?:\+\S+)?(?: / [\w.$]+)?)",
@@ -93,7 +93,7 @@ RULES = (
         r"(?:self-detected stall on CPU|detected (?:expedited )?stalls on (?:CPUs/)?tasks))",
     ),
     # kernel/hung_task.c, kernel/watchdog.c
-    Rule(K.HUNG_TASK, r"INFO: task .{1,40}:\d+ blocked for more than \d+ seconds", "INFO: task hung"),
+    Rule(K.HUNG_TASK, r"INFO: task .{1,40}:\d+ blocked (?:in I/O wait )?for more than \d+ seconds", "INFO: task hung"),
     Rule(K.SOFT_LOCKUP, r"(?:(?:NMI )?watchdog: )?(?P<what>BUG: soft lockup) - CPU#\d+ stuck for"),
     Rule(K.HARD_LOCKUP, r"(?:(?:NMI )?watchdog: )?(?P<what>Watchdog detected hard LOCKUP) on cpu \d+"),
     # kernel/sched/core.c
@@ -103,7 +103,7 @@ RULES = (
     Rule(K.PAGE_ALLOCATION, r".{1,16}: (?P<what>page allocation failure|vmalloc error): .{1,80}, mode:0x"),
     Rule(K.OOM, r".{1,16} invoked oom-killer: gfp_mask=0x", "Out of memory", end=_OOM_END, located=False),
     Rule(K.OOM, _OOM_END, "Out of memory", single=True),
-    # arch/x86/mm/fault.c, arch/x86/kernel/traps.c and dumpstack.c, mm/usercopy.c, lib/bug.c
+    # arch/x86/mm/fault.c, arch/x86/kernel/traps.c and dumpstack.c, mm/usercopy.c, kernel/cfi.c, lib/bug.c
     Rule(
         K.OOPS,
         r"(?P<what>BUG: (?:kernel NULL pointer dereference|unable to handle (?:page fault|kernel [a-zA-Z ]{1,40}?)))"
@@ -113,6 +113,7 @@ RULES = (
     ),
     Rule(K.OOPS, r"BUG: (?:\w+ )?(?P<what>stack guard page was hit) at", "BUG: {what}", end=_TRACE_END, intro=True),
     Rule(K.BUG, r"(?P<what>usercopy: Kernel memory \w+ attempt detected) (?:to|from) ", end=_TRACE_END, intro=True),
+    Rule(K.BUG, rf"(?P<what>CFI failure) at {_AT}\+0x", end=_TRACE_END, intro=True),
     Rule(K.BUG, r"(?P<what>kernel BUG) at \S{1,200}:\d+!", end=_TRACE_END, intro=True, continues=True),
     Rule(
         K.OOPS,
@@ -127,14 +128,14 @@ RULES = (
         end=_TRACE_END,
         intro=True,
     ),
-    Rule(K.OOPS, r"(?P<what>Internal error: [^\[:]{1,60}): [0-9a-f]{1,16} \[#\d+\]", end=_TRACE_END, continues=True),
+    Rule(K.OOPS, r"(?P<what>Internal error: [^\[]{1,60}?): [0-9a-f]{1,16} \[#\d+\]", end=_TRACE_END, continues=True),
     Rule(K.OOPS, r"(?P<what>Insufficient stack space to handle exception)!"),
     Rule(K.OOPS, r"(?P<what>SError Interrupt) on CPU\d+, code 0x"),
     # kernel/panic.c; since 6.19 the file comes first and the processor last
     Rule(K.PANIC, r"(?P<what>Kernel panic - not syncing: .{0,1000})", end=_PANIC_END, located=False),
     Rule(
         K.WARNING,
-        rf"WARNING: (?:CPU: \d+ PID: \d+ at (?:\S{{1,200}}:\d+ )?|\S{{1,200}}:\d+ at ){_AT}\+0x",
+        rf"WARNING: (?:CPU: \d+ PID: \d+ at (?:\S{{1,200}}:\d+ )?|\S{{1,200}}:\d+ at )(?:{_AT}\+)?0x",
         title="WARNING",
         end=_TRACE_END,
         continues=True,

@@ -38,7 +38,7 @@ _LEVEL = re.compile(r"<\d{1,3}>")
 _STAMP = re.compile(
     r"(?=\[)(?:\[ *\d+\.\d{1,9}\]|\[\w{3} \w{3} +\d+ [\d:]{8} \d{4}\])?(?:\[ *(?P<caller>[TC]\d+)\])?(?<=\]) ?"
 )
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[@-~]|[^\[])")
 _CUT_HERE = "------------[ cut here ]------------"
 _CALL_TRACE = re.compile(r"\s*Call [Tt]race:")
 _POSITION = re.compile(r"(?:RIP: 0010:|EIP: |pc : )(?P<fn>[\w.$]+)\+0x")
@@ -82,9 +82,13 @@ class _Report:
     """Between ``<TASK>`` and ``</TASK>`` (x86)."""
     ended: bool = False
 
+    def introduces(self) -> bool:
+        """Whether another heading may still follow."""
+        return self.rule is None or (self.rule.intro and not self.tracing)
+
     def joined_by(self, rule: Rule) -> bool:
         """Whether a heading is one more of this report instead of the first of another."""
-        return self.rule is None or (self.rule.intro and rule.continues and not self.tracing)
+        return self.introduces() and (self.rule is None or rule.continues)
 
     def head(self, rule: Rule, match: re.Match[str]) -> None:
         groups = match.groupdict()
@@ -176,7 +180,7 @@ def splats(lines: Iterable[str] | str) -> list[Splat]:
             found[-1].head(*heading)
         elif heading and report and report.joined_by(heading[0]):
             report.head(*heading)
-        elif heading or (line == _CUT_HERE and not (report and report.rule and report.rule.intro)):
+        elif heading or (line == _CUT_HERE and not (report and report.introduces())):
             found.append(_Report(number))
             reading[caller] = found[-1]
             if heading:

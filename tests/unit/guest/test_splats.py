@@ -143,6 +143,7 @@ def test_a_splat_tells_its_lines_and_where_it_began() -> None:
     [
         (
             "Oops: divide error: 0000 [#1]\nRIP: 0010:nk_xmit+0x1/0x2\n---[ end trace 0000000000000000 ]---\n"
+            "unregister_netdevice: waiting for nk0 to become free. Usage count = 2\n"
             "Kernel panic - not syncing: Fatal exception\n",
             "Kernel panic - not syncing: Fatal exception (Oops: divide error: 0000 [#1] in nk_xmit)",
         ),
