@@ -1,5 +1,5 @@
 # `make run` and `make test` set up everything that is missing and go. ARGS are handed on: make run ARGS='--series netkit'
-.PHONY: run test setup lint unit e2e clean
+.PHONY: run test setup lint unit e2e bench clean
 
 run: setup
 	@.venv/bin/kproof run $(ARGS)
@@ -19,6 +19,10 @@ unit: setup
 
 e2e: setup
 	.venv/bin/pytest tests/e2e -v -rs $(ARGS)
+
+# How fast guests answer, against virtme-ng on the same kernel
+bench: setup
+	@.venv/bin/python ci/bench.py
 
 # The project's own leftovers; kernels and downloads stay in the user's cache (kproof kernels prune)
 clean:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from harness import __version__
@@ -33,7 +35,11 @@ def run(arguments: Sequence[str]) -> int:
     """Run the verb that the arguments name and return its exit status; raises KproofError."""
     arguments, command = _split_command(list(arguments))
     options = _parser().parse_args(arguments)
+    if command and options.verb not in (_run, _exec):
+        raise UserError(f"nothing is understood behind -- here: {' '.join(command)}")
     options.command = command
+    # SIGTERM ends a verb as Ctrl-C does: guests and builds go, results stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return int(options.verb(options))
 
 
@@ -137,19 +143,19 @@ def _request(options: argparse.Namespace) -> Request:
     if options.kernel is not None:
         if both := [name for name, value in single.items() if value]:
             raise UserError(f"--kernel is a whole recipe: write {both[0]} into it, or leave --kernel out")
-        return Request.parse(options.kernel)
+        return Request.parse(options.kernel).anchored(Path.cwd())
     series = options.series
     if series and "none" in series and len(series) > 1:
         raise UserError("--series none stands alone")
     return Request(
         source=options.source or Request.source,
         series=None if not series else () if series == ["none"] else tuple(series),
-        patches=tuple(os.path.abspath(path) for path in options.patch or ()),
+        patches=tuple(options.patch or ()),
         flavours=tuple(options.flavour or ()),
-        configs=tuple(os.path.abspath(path) for path in options.config or ()),
+        configs=tuple(options.config or ()),
         settings=tuple(options.set or ()),
-        upstream=os.path.abspath(options.upstream) if options.upstream else "",
-    )
+        upstream=options.upstream or "",
+    ).anchored(Path.cwd())
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -181,7 +187,7 @@ def _exec(options: argparse.Namespace) -> int:
     if not options.command:
         raise UserError("what shall run? kproof exec [RECIPE] -- COMMAND")
     return execute(
-        Request.parse(options.recipe),
+        Request.parse(options.recipe).anchored(Path.cwd()),
         options.command,
         root=options.root,
         memory_mb=options.memory,
@@ -193,9 +199,8 @@ def _exec(options: argparse.Namespace) -> int:
 def _shell(options: argparse.Namespace) -> int:
     from harness.run import shell
 
-    return shell(
-        Request.parse(options.recipe), memory_mb=options.memory, cpus=options.cpus, accel=options.accel
-    )  # fmt: skip
+    request = Request.parse(options.recipe).anchored(Path.cwd())
+    return shell(request, memory_mb=options.memory, cpus=options.cpus, accel=options.accel)
 
 
 def _series(options: argparse.Namespace) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from harness.events import Event, GuestEvent, Notice, Phase, Progress, TestEvent
-from harness.model import Outcome, Result
+from harness.model import BAD, Outcome, Result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,11 +18,12 @@ STYLES = {
     Result.PASSED: "green",
     Result.FAILED: "bold red",
     Result.CRASHED: "bold red",
+    Result.HUNG: "bold red",
     Result.ERROR: "bold red",
     Result.SKIPPED: "yellow",
     Result.NOT_RUN: "yellow",
 }
-WORST_FIRST = (Result.CRASHED, Result.FAILED, Result.ERROR, Result.NOT_RUN, Result.SKIPPED, Result.PASSED)
+WORST_FIRST = (Result.CRASHED, Result.HUNG, Result.FAILED, Result.ERROR, Result.NOT_RUN, Result.SKIPPED, Result.PASSED)
 DETAIL_LINES = 40
 
 
@@ -37,8 +39,6 @@ class Display(Protocol):
 
 def display_for(stream: TextIO) -> Display:
     """Live where a person watches, plain lines in a pipe, a file or a dumb terminal."""
-    import os
-
     if stream.isatty() and os.environ.get("TERM") not in (None, "dumb"):
         return LiveDisplay(stream)
     return PlainDisplay(stream)
@@ -81,7 +81,10 @@ class PlainDisplay:
                 self._say(f"{self._done}/{event.selected} {outcome.result.upper()} {outcome.nodeid}{reason}")
 
     def _say(self, text: str) -> None:
-        print(f"[{time.monotonic() - self._start:6.1f}] {text}", file=self._stream, flush=True)
+        try:
+            print(f"[{time.monotonic() - self._start:6.1f}] {text}", file=self._stream, flush=True)
+        except BrokenPipeError:  # nobody reads any more (`kproof run | head`); the run and its results go on
+            self._stream = open(os.devnull, "w")  # noqa: SIM115
 
 
 class LiveDisplay:
@@ -125,7 +128,7 @@ class LiveDisplay:
             case TestEvent():
                 self._counts[event.outcome.result] += 1
                 self._selected = event.selected
-                if event.outcome.result in (Result.FAILED, Result.CRASHED, Result.ERROR):
+                if event.outcome.result in BAD:
                     self.console.print(_line(event.outcome), style="red", markup=False, highlight=False)
 
     def _render(self) -> RenderableType:
@@ -149,7 +152,11 @@ class LiveDisplay:
             told = f"{done} of {total} {self._progress.unit}" + (f", {left:.0f} s left" if done else "")
             bar.add_row("", ProgressBar(total=total, completed=done, width=40), Text(told, style="dim"))
             rows.append(bar)
-        alive = {name: state for name, state in self._guests.items() if state != "ended"}
+        alive = {
+            name: state
+            for name, state in self._guests.items()
+            if state in ("booting", "ready") or state.startswith("ready ")
+        }
         if alive:
             rows.append(
                 Text("  guests  " + "   ".join(f"{name} {state}" for name, state in alive.items()), style="dim")
@@ -174,7 +181,7 @@ def summary(outcomes: list[Outcome], *, seconds: float, folder: str) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
     for outcome in outcomes:
-        if outcome.result in (Result.FAILED, Result.CRASHED, Result.ERROR):
+        if outcome.result in BAD:
             console.print(Text(f"\n{outcome.result.upper()} {outcome.nodeid}", style="bold red"))
             lines = outcome.detail.rstrip().splitlines()
             if len(lines) > DETAIL_LINES:

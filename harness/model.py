@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +127,21 @@ class Request:
             configs=tuple(keyed["config"]),
             settings=tuple(keyed["set"]),
             upstream=keyed["upstream"][-1] if keyed["upstream"] else "",
+        )
+
+    def anchored(self, folder: Path) -> Request:
+        """The same with paths that do not depend on where one is: relative ones are meant from ``folder``."""
+
+        def whole(path: str) -> str:
+            return path if path.startswith("~") else str(folder / path)
+
+        scheme, _, rest = self.source.partition(":")
+        return replace(
+            self,
+            source=f"{scheme}:{whole(rest)}" if scheme in ("git", "dir", "tar") else self.source,
+            patches=tuple(map(whole, self.patches)),
+            configs=tuple(map(whole, self.configs)),
+            upstream=whole(self.upstream) if self.upstream else "",
         )
 
     def __str__(self) -> str:
@@ -304,8 +319,13 @@ class Result(StrEnum):
     FAILED = "failed"
     SKIPPED = "skipped"
     CRASHED = "crashed"
+    HUNG = "hung"
     ERROR = "error"
     NOT_RUN = "not run"
+
+
+BAD = frozenset({Result.FAILED, Result.CRASHED, Result.HUNG, Result.ERROR})
+"""What makes a run red."""
 
 
 @dataclass(frozen=True)
@@ -320,6 +340,10 @@ class Outcome:
     detail: str = ""
     """The whole report: traceback, captured output, console tail."""
     guest: str = ""
+    kernel_log: str = ""
+    """What the kernel said during the test."""
+    taint: tuple[int, int] = (0, 0)
+    """The kernel's taint flags before and after (Documentation/admin-guide/tainted-kernels.rst)."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

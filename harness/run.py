@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from typing import Literal
 from harness.display import display_for, summary
 from harness.errors import InfraError, UserError
 from harness.model import Kernel, Request
-from harness.paths import project_root
+from harness.paths import cache_root, project_root
 
 Launcher = Literal["image", "virtme"]
 
 INTERRUPTED = 130  # as a shell reports a process that SIGINT ended
-# pytest's own exit statuses in the terms of errors.py; the others mean the same on both sides.
-FROM_PYTEST = {2: INTERRUPTED, 3: InfraError.exit_status, 4: UserError.exit_status}
+# pytest's own exit statuses in the terms of errors.py; the others mean the same on both sides. 2: stopped by -x.
+FROM_PYTEST = {2: 1, 3: InfraError.exit_status, 4: UserError.exit_status}
 NO_TESTS = 5
 
 
@@ -43,8 +43,10 @@ def run_selftests(
     """
     import pytest
 
+    from harness.guest.spec import check_size
     from harness.pytest_plugin.host import Watcher
 
+    check_size(memory_mb, cpus)
     arguments = [
         *("--kernel", str(request), "-n", str(guests), "--guest-root", root),
         *("--guest-memory", str(memory_mb), "--guest-cpus", str(cpus)),
@@ -54,16 +56,15 @@ def run_selftests(
         *pytest_arguments,
         *(tests or [str(project_root() / "selftests")]),
     ]
-    # SIGTERM ends a run as Ctrl-C does: guests go, results stay.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with display_for(sys.stdout) as display:
         watcher = Watcher(display.sink)
         status = int(pytest.main(arguments, plugins=[watcher]))
-    if watcher.run:
-        run = watcher.run
+    if (run := watcher.run) and run.outcomes:
         summary(list(run.outcomes.values()), seconds=run.seconds, folder=_shown(run.folder))
     if watcher.error:
         raise watcher.error
+    if watcher.interrupted:
+        return INTERRUPTED
     if status == NO_TESTS:
         print("kproof: no test was selected", file=sys.stderr)
     return FROM_PYTEST.get(status, status)
@@ -86,43 +87,53 @@ def execute(
     from harness.guest.spec import make_spec
 
     kernel = _kernel(request)
+    folder = Path(tempfile.mkdtemp(prefix="exec-", dir=_logs()))
+    spec, _ = make_spec(
+        kernel,
+        launcher=root,
+        memory_mb=memory_mb,
+        cpus=cpus,
+        accel=accel,
+        project=project_root(),
+        folder=folder,
+    )
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kproof-exec-")))
-        spec, _ = make_spec(
-            kernel,
-            launcher=root,
-            memory_mb=memory_mb,
-            cpus=cpus,
-            accel=accel,
-            project=project_root(),
-            folder=folder,
-        )
         guest = launch(spec, "exec")
         stack.callback(guest.kill)
         wait_ready(guest)
         here = Path.cwd()
         try:
             with ssh.session(guest) as transport:
-                return ssh.run_command(transport, command, str(here if here.is_relative_to(project_root()) else "/"))
-        except (EOFError, OSError, paramiko.SSHException):
+                status = ssh.run_command(transport, command, str(here if here.is_relative_to(project_root()) else "/"))
+        except (EOFError, ConnectionResetError, paramiko.SSHException):
             how = guest.end(END_LIMIT)
             title = death_title(read_tail(guest.console)) or how
             tail = "\n".join("    " + line for line in read_tail(guest.console, 20).splitlines())
-            raise InfraError(f"the guest ended before the command did: {title}\n{tail}") from None
+            raise InfraError(
+                f"the guest ended before the command did: {title}\n{tail}\n  whole console: {guest.console}"
+            ) from None
+    shutil.rmtree(folder)  # kept where a message names it
+    return status
 
 
 def shell(request: Request, *, memory_mb: int, cpus: int, accel: str | None) -> int:
-    """An interactive guest on this host's root, read-only, through virtme-ng. Does not return: it becomes vng."""
+    """An interactive guest on this host's root, read-only, as virtme-ng has it. Does not return: it becomes QEMU."""
     from harness.guest.accel import choose
+    from harness.guest.launch import virtme_command
+    from harness.guest.spec import check_size
 
+    check_size(memory_mb, cpus)
     kernel = _kernel(request)
     host = choose(accel, kernel.boot_image)
-    vng = Path(sys.executable).with_name("vng")
-    if not vng.exists():
-        raise InfraError("virtme-ng is missing; run: make setup")
-    command = [str(vng), "--run", str(kernel.image), "--memory", f"{memory_mb}M", "--cpus", str(cpus)]
-    command += ["--disable-kvm"] if host.accel == "tcg" else []
-    os.execv(vng, command)
+    command = virtme_command(str(kernel.image), memory_mb=memory_mb, cpus=cpus, accel=host.accel)
+    os.execvp(command[0], command)
+
+
+def _logs() -> Path:
+    """Where guests that belong to no run keep their console."""
+    folder = cache_root() / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _kernel(request: Request) -> Kernel:

@@ -16,6 +16,12 @@ from selftests.lib.netns import Namespace
 FOLDER = Path(__file__).resolve().parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """These tests make and break network devices as root: that is for a guest, never for the host."""
+    if not (config.getoption("--kernel") or config.option.collectonly or hasattr(config, "workerinput")):
+        raise pytest.UsageError("selftests run in guests: kproof run, or pytest --kernel debian:6.12 -n 2 selftests")
+
+
 def pytest_kproof_features() -> Mapping[str, Callable[[], str | None]]:
     from selftests.lib.features import PROBES
 

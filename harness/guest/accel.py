@@ -6,16 +6,16 @@ presence proves nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InfraError, UserError
 from harness.guest.machine import qemu_program
+from harness.kernel.files import disk_errors, read_json, write_json
 from harness.model import Accelerator
 from harness.paths import cache_root
 
@@ -39,30 +39,24 @@ class Host:
 
 
 def measured_host(kernel: Path | None = None) -> Host:
-    """The answer for this boot of the host, measured at most once with a kernel and once without.
+    """What this host can do, measured at most once per boot of the host.
 
-    A kernel image makes the probe a real boot; without one, a few instructions of a ROM must do.
+    Where a few instructions of a ROM run under KVM, a whole boot of ``kernel`` decides; its success is remembered, its
+    failure only counts for this call: the kernel may be the one that is broken.
     """
     memory = cache_root() / "host.json"
-    key = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {'kernel' if kernel else 'rom'}"
-    try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        known = {}
-    if key in known:
-        return Host(**known[key])
-    why_not = _why_no_kvm(kernel)
-    host = Host(
-        accel="tcg" if why_not else "kvm",
-        reason=why_not or ("a kernel booted" if kernel else "a probe ran"),
-        speed=_speed(),
-    )
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = memory.with_suffix(f".{os.getpid()}")
-    boot = key.split()[0]
-    scratch.write_text(json.dumps({k: v for k, v in known.items() if k.startswith(boot)} | {key: asdict(host)}))
-    scratch.replace(memory)
-    return host
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    known = read_json(memory) or {}
+    if known.get("boot") != boot:
+        known = {"boot": boot, "speed": _speed(), "no_kvm": _why_no_kvm(None), "kernel_ran": False}
+    why_not = known["no_kvm"]
+    if kernel and not why_not and not known["kernel_ran"]:
+        why_not = _why_no_kvm(kernel)
+        known["kernel_ran"] = not why_not
+    with disk_errors(memory.parent):
+        write_json(memory, known)
+    ran = "a kernel booted" if known["kernel_ran"] else "a probe ran"
+    return Host(accel="tcg" if why_not else "kvm", reason=why_not or ran, speed=known["speed"])
 
 
 def choose(asked: str | None, kernel: Path) -> Host:

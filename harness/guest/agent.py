@@ -24,11 +24,14 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 PORT = "kproof.channel"
+CONTROL = "kproof.control"
+"""A second port, served by process 1: a line on it asks the kernel for evidence (see _serve_control)."""
 
 # How the console tells that the tests' process ended, and the guest with it.
 WORKER_ENDED = "the guest's Python ended"
@@ -51,6 +54,10 @@ MOUNTS = (
     ("cgroup2", "/sys/fs/cgroup", ""),
     ("bpf", "/sys/fs/bpf", "mode=700"),
 )
+
+# An NMI from the host makes a kernel that does nothing else any more say where it is. And the markers that cut its log
+# must not be dropped, as the kernel does with what user space writes in quick succession.
+SYSCTLS = {"unknown_nmi_panic": "1", "printk_devkmsg": "on"}
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -82,15 +89,27 @@ def init() -> None:
 
 def supervise() -> None:
     """Run the channel's Python as a child, be the parent of all orphans, and say on the console how it ended."""
+    _prepare()
     child = os.fork()
     if not child:
         serve()
+    threading.Thread(target=_serve_control, daemon=True).start()
     while True:
         pid, status = os.wait()
         if pid == child:
             code = os.waitstatus_to_exitcode(status)
             _say(f"{WORKER_ENDED} with status {code}" if code >= 0 else f"{WORKER_ENDED} by signal {-code}")
             return
+
+
+def _serve_control() -> None:
+    """For each line from the host, let the kernel say on the console what its processors and tasks are doing."""
+    control = _open_port(CONTROL)
+    while True:
+        _read_line(control)
+        # all processors' backtraces, tasks that are blocked, all tasks (Documentation/admin-guide/sysrq.rst)
+        for key in "lwt":
+            Path("/proc/sysrq-trigger").write_text(key)
 
 
 def _writable_root() -> None:
@@ -109,10 +128,9 @@ def serve() -> None:
     """Be the Python at the guest's end of the channel. Does not return."""
     status = 1
     try:
-        _prepare()
         for module in IMPORTS:
             __import__(module)
-        fd = _open_port()
+        fd = _open_port(PORT)
         _write_line(fd, {"waiting": True})
         loaded: Modules = {}
         while "name" not in (orders := json.loads(_read_line(fd))):
@@ -146,6 +164,8 @@ def _prepare() -> None:
         os.makedirs(place, exist_ok=True)
         if not _is_mounted(kind, place):
             _mount(kind, place, options, MS_NOSUID)
+    for name, value in SYSCTLS.items():
+        Path("/proc/sys/kernel", name).write_text(f"{value}\n")
     _loopback_up()
     sys.path[:] = [folder for folder in sys.path if folder]
 
@@ -167,12 +187,12 @@ def _loopback_up() -> None:
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP_RUNNING))
 
 
-def _open_port() -> int:
+def _open_port(wanted: str) -> int:
     """Find the port by the name that its device announces; no udev is needed for that."""
     for name_file in Path("/sys/class/virtio-ports").glob("*/name"):
-        if name_file.read_text().strip() == PORT:
+        if name_file.read_text().strip() == wanted:
             return os.open(f"/dev/{name_file.parent.name}", os.O_RDWR | os.O_CLOEXEC)
-    raise OSError(errno.ENODEV, f"no virtio-serial port named {PORT}")
+    raise OSError(errno.ENODEV, f"no virtio-serial port named {wanted}")
 
 
 def _read_line(fd: int) -> bytes:

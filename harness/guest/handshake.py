@@ -56,7 +56,7 @@ def receive(guest: Guest, until: float) -> dict[str, Any]:
         raise _no_boot(guest, f"did not come up within {until - guest.started:.0f} s") from None
     except OSError:
         how = guest.end(END_LIMIT)
-        if guest.process.returncode > 0 and not read_tail(guest.console):
+        if guest.process.returncode and not read_tail(guest.console):
             raise InfraError(f"{how}; its command line: {guest.folder / 'qemu.sh'}") from None
         raise _no_boot(guest, death_title(read_tail(guest.console)) or how) from None
     guest.channel.settimeout(None)

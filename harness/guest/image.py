@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 from harness.errors import InfraError
+from harness.kernel.files import disk_errors
 from harness.model import RootImage
 from harness.paths import PACKAGE, cache_root
 
@@ -31,8 +32,8 @@ INIT = "/usr/lib/kproof/init"
 
 COREUTILS = (
     *("cat", "chmod", "cp", "cut", "date", "dd", "echo", "env", "false", "head", "id", "ln", "ls", "mkdir", "mv"),
-    *("printf", "readlink", "realpath", "rm", "rmdir", "seq", "sleep", "sort", "stat", "tail", "tee", "test"),
-    *("timeout", "touch", "tr", "true", "uname", "uniq", "wc"),
+    *("printf", "readlink", "realpath", "rm", "rmdir", "seq", "sleep", "sort", "stat", "stty", "tail"),
+    *("tee", "test", "timeout", "touch", "tr", "true", "tty", "uname", "uniq", "wc"),
 )
 
 # What selftests and `kproof exec` call, with the Debian package that brings it.
@@ -68,7 +69,7 @@ LIBRARIES = {"libbpf.so.1": "libbpf1", "libnftables.so.1": "libnftables1", "libg
 # The parts of our own package that run in a guest.
 OWN = (
     *("__init__.py", "errors.py", "events.py", "model.py", "paths.py"),
-    *("guest/__init__.py", "guest/agent.py", "guest/ssh_server.py"),
+    *("guest/__init__.py", "guest/agent.py", "guest/ssh_server.py", "guest/splats.py", "guest/splat_rules.py"),
 )
 OWN_FOLDERS = ("pytest_plugin",)
 
@@ -90,13 +91,14 @@ def frozen_root() -> RootImage:
     Raises InfraError when a program that belongs in it is missing on the host, or mkfs.erofs fails.
     """
     files = dict(_files())
-    identity = _identity(files)
-    path = cache_root() / "roots" / f"{identity}.erofs"
-    if path.exists():
-        path.touch()
-    else:
-        _make(files, path)
-        _forget_old(path.parent)
+    with disk_errors(cache_root()):
+        identity = _identity(files)
+        path = cache_root() / "roots" / f"{identity}.erofs"
+        if path.exists():
+            path.touch()
+        else:
+            _make(files, path)
+            _forget_old(path.parent)
     return RootImage(identity=identity, path=path)
 
 

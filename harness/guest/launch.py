@@ -1,6 +1,6 @@
 """Two launchers behind one interface: both start QEMU with our channel in it, as a child that dies with us.
 
-*image* boots the frozen root on a machine of ours. *virtme* lets virtme-ng boot the host's own root, read-only.
+*image* boots the frozen root on a machine of ours. *virtme* boots the host's own root, read-only, as virtme-ng says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from harness.guest import machine
 from harness.guest.agent import ENVIRONMENT
 from harness.guest.image import INIT
 from harness.guest.machine import Device
-from harness.model import GuestSpec
+from harness.model import Accelerator, GuestSpec
 from harness.paths import project_root
 
 PROJECT_TAG = "project"
@@ -42,6 +42,8 @@ class Guest:
     channel: socket.socket
     monitor: socket.socket
     """QMP (JSON lines); nobody need speak on it."""
+    control: socket.socket
+    """A line on it makes the guest's kernel say what it is doing (agent.py)."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -83,8 +85,8 @@ class Guest:
         return lines[-1] if lines else ""
 
     def kill(self) -> None:
-        self.channel.close()
-        self.monitor.close()
+        for end in (self.channel, self.monitor, self.control):
+            end.close()
         self.process.kill()
         self.process.wait()
 
@@ -97,14 +99,15 @@ def launch(spec: GuestSpec, name: str) -> Guest:
     folder = Path(spec.folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_image(Path(spec.kernel))
-    channel, channel_end = socket.socketpair()
-    monitor, monitor_end = socket.socketpair()
-    with ExitStack() as stack:
-        fds = [stack.enter_context(end).fileno() for end in (channel_end, monitor_end)]
-        extra = [machine.channel(fds[0]), machine.monitor(fds[1])]
+    pairs = [socket.socketpair() for _ in range(3)]
+    with ExitStack() as unless_done, ExitStack() as stack:
+        for ours, _ in pairs:
+            unless_done.callback(ours.close)
+        fds = [stack.enter_context(theirs).fileno() for _, theirs in pairs]
+        extra = [machine.ports(channel=fds[0], control=fds[2]), machine.monitor(fds[1])]
         if spec.snapshot:
             fds.append(stack.enter_context(open(spec.snapshot, "rb", buffering=0)).fileno())
-            extra.append(machine.restored_from(fds[2]))
+            extra.append(machine.restored_from(fds[3]))
         command = _image_command(spec, extra) if spec.launcher == "image" else _virtme_command(spec, extra)
         (folder / "qemu.sh").write_text("#!/bin/sh\nexec " + shlex.join(command) + "\n")
         log = stack.enter_context(open(folder / "qemu.log", "wb", buffering=0))
@@ -122,10 +125,10 @@ def launch(spec: GuestSpec, name: str) -> Guest:
                 preexec_fn=_die_with(os.getpid()),
             )
         except FileNotFoundError:
-            channel.close()
-            monitor.close()
             raise InfraError(f"{command[0]} is missing; run: apt install qemu-system-x86") from None
-    return Guest(name=name, spec=spec, process=process, channel=channel, monitor=monitor)
+        unless_done.pop_all()
+    channel, monitor, control = (ours for ours, _ in pairs)
+    return Guest(name=name, spec=spec, process=process, channel=channel, monitor=monitor, control=control)
 
 
 def check_image(kernel: Path) -> None:
@@ -154,22 +157,52 @@ def _image_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
 
 
 def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
-    # virtme-run (of virtme-ng) becomes QEMU with execv(2): what is set on the process stays set on QEMU.
-    virtme = Path(sys.executable).with_name("virtme-run")
-    program = str(virtme) if virtme.exists() else shutil.which("virtme-run")
-    if not program:
-        raise InfraError("virtme-run is missing; run: make setup")
     agent = ["env", *(f"{key}={value}" for key, value in ENVIRONMENT.items()), f"PYTHONPATH={project_root()}"]
     agent += [sys.executable, "-m", "harness.guest.agent"]
     devices = [word for device in [*extra, machine.entropy()] for word in device.qemu]
-    return [
-        program,
-        *("--kimg", spec.kernel, "--mods", "none", "--force-9p"),
-        *("--memory", f"{spec.memory_mb}M", "--cpus", str(spec.cpus)),
-        *(["--disable-kvm"] if spec.accel == "tcg" else []),
-        *("--show-boot-console", "--script-sh", shlex.join(agent)),
-        *("--qemu-opts", *devices, "-sandbox", "on"),
-    ]
+    command = virtme_command(
+        spec.kernel,
+        memory_mb=spec.memory_mb,
+        cpus=spec.cpus,
+        accel=spec.accel,
+        more=["--show-boot-console", "--script-sh", shlex.join(agent), "--qemu-opts", *devices, "-sandbox", "on"],
+    )
+    # It would write the script's status into a file in /tmp that nobody removes.
+    status = f"file,id=ret,path={Path(spec.folder, 'virtme.ret')}"
+    return [status if word.startswith("file,id=ret,path=") else word for word in command]
+
+
+def virtme_command(
+    kernel: str, *, memory_mb: int, cpus: int, accel: Accelerator, more: Sequence[str] = ()
+) -> list[str]:
+    """QEMU's command line as virtme-run (of virtme-ng) has it. virtme-run itself would put a process between us and
+    QEMU, which then outlives us. Raises InfraError when virtme-run cannot make one.
+    """
+    program = Path(sys.executable).with_name("virtme-run")
+    if not program.exists():
+        raise InfraError("virtme-run is missing; run: make setup")
+    require_qemu()
+    done = subprocess.run(
+        [
+            *(str(program), "--kimg", kernel, "--mods", "none", "--force-9p"),
+            *("--memory", f"{memory_mb}M", "--cpus", str(cpus)),
+            *(["--disable-kvm"] if accel == "tcg" else []),
+            *("--dry-run", "--show-command", *more),
+        ],
+        stdin=None if sys.stdin and sys.stdin.isatty() else subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InfraError(f"virtme-run: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    return shlex.split(done.stdout)
+
+
+def require_qemu() -> None:
+    """Raises InfraError that names the package when QEMU is missing."""
+    if not shutil.which(machine.qemu_program()):
+        raise InfraError(f"{machine.qemu_program()} is missing; run: apt install qemu-system-x86")
 
 
 def _die_with(parent: int) -> Callable[[], None]:

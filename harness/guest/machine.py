@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.guest.agent import PORT
+from harness.guest.agent import CONTROL, PORT
 from harness.model import Accelerator
 
 
@@ -56,13 +56,15 @@ def serial_console(log: str) -> Device:
     )
 
 
-def channel(fd: int) -> Device:
-    """The virtio-serial port that the agent serves; ``fd`` is one end of a socket pair that QEMU inherits."""
+def ports(channel: int, control: int) -> Device:
+    """The virtio-serial ports that the agent serves, each on one end of a socket pair that QEMU inherits."""
     return Device(
         qemu=(
             "-device", "virtio-serial-pci,id=kproof-serial",
-            "-chardev", f"socket,id=channel,fd={fd}",
+            "-chardev", f"socket,id=channel,fd={channel}",
             "-device", f"virtserialport,chardev=channel,name={PORT}",
+            "-chardev", f"socket,id=control,fd={control}",
+            "-device", f"virtserialport,chardev=control,name={CONTROL}",
         ),
     )  # fmt: skip
 

@@ -84,11 +84,12 @@ class GuestPool:
         return self._handed[-1]
 
     def _serve(self) -> None:
+        """The thread. It must not end before the pool does: workers would wait for ever, and its guests would die."""
         try:
             for _ in range(self._ahead):
                 self._ready.append(self._start())
-        except KproofError as error:
-            self.error = error
+        except (KproofError, OSError) as error:
+            self.error = _as_ours(error)
         finally:
             self._started.set()
         while not self._closing:
@@ -97,7 +98,10 @@ class GuestPool:
             except OSError:
                 return
             with connection:
-                self._hand_out(connection)
+                try:
+                    self._hand_out(connection)
+                except (KproofError, OSError, ValueError) as error:  # the worker sees a closed connection
+                    self.error = _as_ours(error)
 
     def _start(self) -> Guest:
         with self._lock:
@@ -127,19 +131,19 @@ class GuestPool:
         _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid != os.getuid():  # an abstract name is open to every user of the host
             return
+        guest = self._ready.popleft() if self._ready else self._start()
         try:
-            guest = self._ready.popleft() if self._ready else self._start()
-            try:
-                wait_ready(guest)
-            except KproofError as error:
-                if not guest.spec.snapshot:
-                    raise
-                guest = self._start_cold(error)
-                wait_ready(guest)
+            wait_ready(guest)
         except KproofError as error:
-            self.error = error
-            return
+            if not guest.spec.snapshot:
+                raise
+            guest = self._start_cold(error)
+            wait_ready(guest)
         self._events(GuestEvent(guest.name, "ready", time.monotonic() - guest.started))
         self._handed.append(guest)
         socket.send_fds(connection, [b"\n"], [guest.channel.fileno()])
         guest.channel.close()  # the worker's process holds it now: its end is the guest's end of file
+
+
+def _as_ours(error: Exception) -> KproofError:
+    return error if isinstance(error, KproofError) else InfraError(f"a guest cannot be started: {error}")

@@ -14,10 +14,8 @@ import os
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from harness.errors import InfraError
 from harness.events import Notice, Phase, Sink
@@ -25,6 +23,7 @@ from harness.guest import agent
 from harness.guest.handshake import BOOT_LIMIT, receive, wait_waiting
 from harness.guest.launch import Guest, launch
 from harness.guest.machine import qemu_program
+from harness.guest.monitor import save
 from harness.kernel.locks import locked
 from harness.model import GuestSpec
 from harness.paths import cache_root
@@ -37,7 +36,7 @@ KEPT = 3  # snapshots of one kernel; every edit of the plugin's guest side makes
 def warmed(spec: GuestSpec, tests: list[str], events: Sink) -> GuestSpec:
     """The same specification with a snapshot to restore, made now if there is none that serves.
 
-    ``tests`` are paths below the project's folder. Where no snapshot can be made or kept (a full disk), a Notice says
+    ``tests`` are paths as from the project's folder. Where no snapshot can be made or kept (a full disk), a Notice says
     so and guests boot cold. Raises BootError when the kernel does not boot.
     """
     folder = snapshots_root()
@@ -128,14 +127,14 @@ def _make(spec: GuestSpec, preload: tuple[str, ...], path: Path, events: Sink) -
     """Boot a guest, let it collect the tests, and save it: whole, or not at all."""
     events(Phase("snapshot", "booting once"))
     with tempfile.TemporaryDirectory(prefix="making-", dir=path.parent) as scratch:
-        cold = replace(spec, folder=scratch, snapshot="")
+        cold = replace(spec, folder=str(Path(spec.folder, "snapshot")), snapshot="")
         guest = launch(cold, "snapshot")
         try:
             wait_waiting(guest)
             modules = _preload(guest, preload)
             saved = Path(scratch, "saved")
             with open(saved, "wb", buffering=0) as file:
-                _save(guest, file.fileno())
+                save(guest, file.fileno(), SAVE_LIMIT * spec.speed)
         finally:
             guest.kill()
         with open(saved, "rb") as file:
@@ -154,42 +153,6 @@ def _preload(guest: Guest, preload: tuple[str, ...]) -> agent.Modules:
     answer = receive(guest, time.monotonic() + BOOT_LIMIT * guest.spec.speed)
     modules: agent.Modules = answer["preloaded"]
     return modules
-
-
-def _save(guest: Guest, fd: int) -> None:
-    """Write the guest's state to an open file. Raises InfraError when QEMU does not, or not in time."""
-    import asyncio
-
-    from qemu.qmp import QMPClient
-    from qemu.qmp.error import QMPError
-
-    async def save() -> str:
-        qmp = QMPClient("kproof")
-        await qmp.connect(guest.monitor)
-        try:
-            qmp.send_fd_scm(fd)
-            await qmp.execute("getfd", {"fdname": "snapshot"})
-            await qmp.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
-            events_on: Any = {"capabilities": [{"capability": "events", "state": True}]}
-            await qmp.execute("migrate-set-capabilities", events_on)
-            with qmp.listener("MIGRATION") as listener:
-                await qmp.execute("migrate", {"uri": "fd:snapshot"})
-                async for event in listener:
-                    data: Any = event["data"]
-                    status = str(data["status"])
-                    if status in ("completed", "failed", "cancelled"):
-                        return status
-            return "failed"
-        finally:
-            with suppress(QMPError, OSError):
-                await qmp.disconnect()
-
-    try:
-        status = asyncio.run(asyncio.wait_for(save(), SAVE_LIMIT * guest.spec.speed))
-    except (QMPError, OSError, TimeoutError) as error:
-        raise InfraError(f"QEMU did not save the guest: {error or type(error).__name__}") from None
-    if status != "completed":
-        raise InfraError(f"QEMU did not save the guest: {guest.complaint() or status}")
 
 
 def _forget_old(folder: Path, kernel_identity: str) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from harness.errors import UserError
 from harness.guest.accel import Host, choose
 from harness.guest.image import frozen_root
-from harness.guest.launch import check_image
+from harness.guest.launch import check_image, require_qemu
 from harness.model import GuestSpec, Kernel
 
 LEAST_MEMORY_MB = 128
@@ -30,7 +30,10 @@ def make_spec(
     Raises UserError for a size that no guest, or not this host, can have, for an accelerator that does not work and
     for a kernel image that is none; InfraError when the root cannot be made.
     """
-    _check_size(memory_mb, cpus)
+    check_size(memory_mb, cpus)
+    require_qemu()
+    if launcher == "virtme" and project.is_relative_to("/tmp"):
+        raise UserError(f"--root virtme: {project} is below /tmp, and virtme-ng's guests have a /tmp of their own")
     check_image(kernel.boot_image)
     host = choose(accel, kernel.boot_image)
     spec = GuestSpec(
@@ -48,7 +51,8 @@ def make_spec(
     return spec, host
 
 
-def _check_size(memory_mb: int, cpus: int) -> None:
+def check_size(memory_mb: int, cpus: int) -> None:
+    """Raises UserError for a guest that is too small to boot or too large for this host."""
     if memory_mb < LEAST_MEMORY_MB:
         raise UserError(f"{memory_mb} MB is less than a guest needs; give it {LEAST_MEMORY_MB} MB or more")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20

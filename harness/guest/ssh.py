@@ -7,13 +7,13 @@ real session: standard input, separate output and error, a terminal, an exit sta
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import sys
 import termios
+import threading
 import tty
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from harness.errors import InfraError
@@ -60,17 +60,25 @@ def session(guest: Guest) -> Iterator[paramiko.Transport]:
 def run_command(transport: paramiko.Transport, command: Sequence[str], folder: str) -> int:
     """Run a command with this process's standard input and outputs; returns its exit status as a shell would.
 
-    On a terminal the command gets a terminal. Raises EOFError when the connection ends before the command does.
+    On a terminal the command gets a terminal. Raises EOFError when the connection ends before the command does,
+    BrokenPipeError when nobody reads our output any more.
     """
     channel = transport.open_session()
     with ExitStack() as stack:
-        if sys.stdin.isatty() and sys.stdout.isatty():
+        stack.callback(channel.close)
+        if sys.stdin and sys.stdin.isatty() and sys.stdout.isatty():
             size = os.get_terminal_size()
             channel.get_pty(os.environ.get("TERM", "dumb"), size.columns, size.lines)
             stack.enter_context(_raw_terminal())
-        channel.exec_command(f"cd {shlex.quote(folder)} && HOME=/root exec {shlex.join(command)}")
-        _pump(channel)
-    status = int(channel.recv_exit_status())
+        # The shell stays, to tell of a command that a signal ended: SSH's own way to tell it, paramiko does not read.
+        channel.exec_command(f"cd {shlex.quote(folder)} && export HOME=/root; {shlex.join(command)}; exit $?")
+        # Threads, because either direction may block while the other has to go on.
+        threading.Thread(target=_send_input, args=(channel,), daemon=True).start()
+        errors = threading.Thread(target=_copy, args=(channel.recv_stderr, 2), daemon=True)
+        errors.start()
+        _copy(channel.recv, 1)
+        errors.join()
+        status = int(channel.recv_exit_status())
     if status < 0:  # the server had no chance to tell it
         raise EOFError("the connection ended before the command did")
     return status
@@ -87,25 +95,16 @@ def _raw_terminal() -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-def _pump(channel: paramiko.Channel) -> None:
-    """Copy standard input there, and output and error back, until the command has ended and all is copied."""
-    listen: list[paramiko.Channel | int] = [channel, 0]
-    while not channel.closed:
-        ready, _, _ = select.select(listen, [], [])
-        if 0 in ready:
-            if data := os.read(0, CHUNK):
-                channel.sendall(data)
-            else:
-                channel.shutdown_write()
-                listen.remove(0)
-        _copy_back(channel)
-        if channel.exit_status_ready() and channel.eof_received:
-            break
-    _copy_back(channel)
+def _send_input(channel: paramiko.Channel) -> None:
+    """Our standard input to the command, as long as both are there."""
+    with suppress(OSError):  # the command has ended, or there is no standard input
+        while data := os.read(0, CHUNK):
+            channel.sendall(data)
+    with suppress(OSError):
+        channel.shutdown_write()
 
 
-def _copy_back(channel: paramiko.Channel) -> None:
-    while channel.recv_ready():
-        os.write(1, channel.recv(CHUNK))
-    while channel.recv_stderr_ready():
-        os.write(2, channel.recv_stderr(CHUNK))
+def _copy(receive: Callable[[int], bytes], descriptor: int) -> None:
+    while data := receive(CHUNK):
+        while data:
+            data = data[os.write(descriptor, data) :]

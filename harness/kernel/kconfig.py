@@ -10,6 +10,8 @@ from harness.kernel.kconfig_tree import Entry, Expr, KconfigTree, read_tree
 
 Settings = Sequence[tuple[str, str]]
 
+SHOWN = 5  # dropped symbols that a message tells: one symbol too few may drop dozens
+
 
 class Dropped(UserError):
     """Kconfig did not take what was requested."""
@@ -21,7 +23,7 @@ def prove(
     """Every requested symbol with the value that ``config`` gives it.
 
     ``top`` is the kernel tree. ``named`` are the symbols that a user wrote: they must exist even when ``n`` is asked.
-    Raises Dropped with one line for each symbol that did not get its value.
+    Raises Dropped with one line for each of the first symbols that did not get their value.
     """
     dropped = [(symbol, wanted) for symbol, wanted in settings if not _same(wanted, config.get(symbol, "n"))]
     doubtful = [symbol for symbol, wanted in settings if wanted == "n" and symbol in named and symbol not in config]
@@ -30,7 +32,10 @@ def prove(
         reasons = [explain(tree, symbol, wanted, config) for symbol, wanted in dropped]
         reasons += [unknown(tree, symbol, "n") for symbol in doubtful if symbol not in tree.entries]
         if reasons:
-            raise Dropped("\n".join(reasons))
+            # What the user wrote is the likely cause of all the others.
+            reasons.sort(key=lambda reason: not any(f" {symbol}=" in reason for symbol in named))
+            more = [f"… and {len(reasons) - SHOWN} more symbols"] if len(reasons) > SHOWN else []
+            raise Dropped("\n".join(reasons[:SHOWN] + more))
     return tuple((symbol, config.get(symbol, "n")) for symbol, _ in settings)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness import paths
 from harness.errors import KproofError, UserError
 from harness.events import Notice, Phase, Sink, ignore
-from harness.kernel import fragments, patching, toolchain
+from harness.kernel import fragments, patching, toolchain, upstream
 from harness.kernel.files import disk_errors
 from harness.kernel.kconfig import Dropped
 from harness.kernel.layout import Layout
@@ -98,6 +98,8 @@ def _plan(request: Request, layout: Layout, events: Sink, update: bool) -> _Plan
     known = load_series(_patches())
     wanted = select(request.series, known)
     user_patches = tuple(patch for path in request.patches for patch in patching.load(Path(path).expanduser()))
+    if request.upstream:
+        upstream.check(Path(request.upstream).expanduser())
     user_settings = dict(fragments.setting(text) for text in request.settings)
     for flavour in request.flavours:
         _flavour(flavour, known)
@@ -171,8 +173,6 @@ def _from_upstream(
 
     A series that the user named and that the clone lacks, or whose commits do not apply, is an error.
     """
-    from harness.kernel import upstream
-
     if not request.upstream:
         return None
     clone = Path(request.upstream).expanduser()
@@ -196,7 +196,8 @@ def _build(plan: _Plan, request: Request, store: Store, layout: Layout, events: 
         with plan.located.writing(events):
             tree = plan.located.prepare(events)
             if recipe.patches:
-                events(Phase("patch", f"{len(recipe.patches)} patches"))
+                names = [patch.name for patch in recipe.patches]
+                events(Phase("patch", names[0] if len(names) == 1 else f"{len(names)} of them"))
             tree.switch(recipe.patches)
         entry = store.begin(recipe, _absolute(request))
         own = bool(recipe.patches or plan.named) or not request.source.startswith("debian:")

@@ -18,6 +18,12 @@ class Missing(UserError):
     """The clone lacks a commit of the series."""
 
 
+def check(clone: Path) -> None:
+    """Raises UserError for a folder that is no clone."""
+    if not clone.is_dir() or _git(clone, "rev-parse", "--git-dir").status != 0:
+        raise UserError(f"--upstream {clone}: no git clone")
+
+
 def patches(series: Series, clone: Path, version: Version, *, keep: Path) -> tuple[Patch, ...]:
     """The listed commits of ``series`` that a tree of ``version`` lacks, in order, from ``git format-patch``.
 
@@ -25,10 +31,9 @@ def patches(series: Series, clone: Path, version: Version, *, keep: Path) -> tup
     Answers are kept under ``keep``. Raises UserError for a folder that is no clone, Missing for a commit that is not in
     it, and for a series that lists none.
     """
+    check(clone)
     if not series.commits:
         raise Missing(f"series {series.name} lists no upstream commits: it was never merged")
-    if _git(clone, "rev-parse", "--git-dir").status != 0:
-        raise UserError(f"--upstream {clone}: no git clone")
     wanted = [commit for commit in series.commits if commit.since is None or commit.since > version]
     found = []
     for commit in wanted:

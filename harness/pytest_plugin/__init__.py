@@ -40,6 +40,10 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the half that belongs to this side; before xdist looks at its options (it configures last)."""
     features.pytest_configure(config)
+    config.addinivalue_line("markers", "expect_splat(regex): the kernel must complain in this way, and in no other")
+    config.addinivalue_line(
+        "markers", "timeout_s(seconds): the test is hung after this long, times the host's slowness"
+    )
     if hasattr(config, "workerinput"):
         from harness.pytest_plugin.guest import GuestSide
 

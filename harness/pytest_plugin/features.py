@@ -11,9 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from _pytest.outcomes import Failed
 
 Probe = Callable[[], str | None]
 """Returns None where the feature is there, else why it is not: ``kernel lacks netkit: CONFIG_NETKIT is n``."""
+
+
+class Lacking(Failed):
+    """A required feature is not there: a failure of the test, told at its set-up."""
 
 
 class Hooks:
@@ -87,7 +92,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if reason is None:
             continue
         if name in features.required:
-            pytest.fail(f"feature {name} is required: {reason}", pytrace=False)
+            raise Lacking(f"feature {name} is required: {reason}", pytrace=False)
         pytest.skip(reason)
 
 

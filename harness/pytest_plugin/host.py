@@ -18,11 +18,12 @@ from harness.guest.handshake import END_LIMIT
 from harness.guest.launch import Guest
 from harness.guest.pool import GuestPool
 from harness.guest.snapshot import warmed
-from harness.guest.spec import make_spec
+from harness.guest.spec import check_size, make_spec
 from harness.kernel.obtain import obtain
 from harness.model import Outcome, Request, Result
 from harness.paths import project_root
-from harness.pytest_plugin.results import Run, new_run_folder
+from harness.pytest_plugin.results import Run, open_folder, run_folder
+from harness.pytest_plugin.watch import Watch
 
 
 class Watcher:
@@ -34,6 +35,7 @@ class Watcher:
         """What ended the session early."""
         self.run: Run | None = None
         """The results, as soon as there is a kernel."""
+        self.interrupted = False
 
 
 # xdist's word for a worker that is gone without an exception of its own (xdist/workermanage.py).
@@ -53,6 +55,7 @@ class HostSide:
         self.stack = ExitStack()
         self.guests: dict[str, Guest] = {}
         """By xdist's name of the worker."""
+        self.watch = Watch(lambda: list(self.guests.values()))
         self.collected: set[str] = set()
         """Workers that have told what they collected."""
         self.running: dict[str, float] = {}
@@ -70,9 +73,10 @@ class HostSide:
         """The results; kernel and guest specification are made on the way."""
         option = self.config.getoption
         _check_paths(self.config)
-        request = Request.parse(option("--kernel"))
+        check_size(option("--guest-memory"), option("--guest-cpus"))
+        request = Request.parse(option("--kernel")).anchored(self.config.invocation_params.dir)
         kernel = obtain(request, events=self.tell, update=option("--update"))
-        folder = new_run_folder(self.config.rootpath / "results", option("--results"))
+        folder = run_folder(self.config.rootpath / "results", option("--results"))
         spec, host = make_spec(
             kernel,
             launcher=option("--guest-root"),
@@ -82,19 +86,29 @@ class HostSide:
             project=self.config.rootpath,
             folder=folder / "guests",
         )
+        _compile_programs()
+        open_folder(folder, latest=not option("--results"))
         tests = list(self.config.args)
-        if spec.launcher == "image" and not option("--cold"):
-            spec = warmed(spec, [str(self.config.invocation_params.dir / test) for test in tests], self.tell)
-        self.tell(Phase("guests", kernel.release))
         self.watcher.run = Run(
-            folder, request=request, kernel=kernel, spec=spec, host=host, count=self.count, tests=tests
+            folder,
+            request=request,
+            kernel=kernel,
+            spec=spec,
+            host=host,
+            count=self.count,
+            tests=[_from_root(self.config, test) for test in tests],
+            options=_selecting(self.config),
         )
         return self.watcher.run
 
     @cached_property
     def pool(self) -> GuestPool:
-        """The guests, booting."""
-        return self.stack.enter_context(GuestPool(self.run.spec, ahead=self.count, events=self.tell))
+        """The guests, booting or restored."""
+        run = self.run
+        if run.spec.launcher == "image" and not self.config.getoption("--cold"):
+            run.spec = warmed(run.spec, run.tests, self.tell)
+        self.tell(Phase("guests", run.kernel.release))
+        return self.stack.enter_context(GuestPool(run.spec, ahead=self.count, events=self.tell))
 
     def tell(self, event: Event) -> None:
         """Pass an event on to whoever watches; keep what belongs into the results."""
@@ -105,6 +119,10 @@ class HostSide:
     def leave(self, error: KproofError) -> NoReturn:
         """End the session with this error, and nothing of pytest's own around it."""
         self.watcher.error = error
+        if self.watcher.run and isinstance(error, BootError):
+            self.watcher.run.boot_failure = str(error)
+        if self.watcher.sink is not ignore:  # who watches shows it; this is how pytest ends without a word
+            raise pytest.Session.Failed(str(error))
         pytest.exit(str(error), returncode=error.exit_status)
 
     # -- guests ------------------------------------------------------------------------------------------------------
@@ -113,9 +131,9 @@ class HostSide:
     def pytest_sessionstart(self) -> Generator[None, Any, Any]:
         """Start the guests, then let xdist connect its workers to them."""
         try:
+            self.stack.enter_context(self.watch)  # before the pool: at the end, guests go first
             command = f"popen//python={sys.executable} -m harness.guest.worker {self.pool.address}"
             self.config.option.tx = [command] * self.count
-            _compile_programs()  # while they boot
         except KproofError as error:
             self.leave(error)
         return (yield from self._explained())
@@ -132,8 +150,6 @@ class HostSide:
             error = self.pool.error
             if error is None:
                 raise
-            if isinstance(error, BootError):
-                self.run.boot_failure = str(error)
             self.leave(error)
 
     def pytest_xdist_getremotemodule(self) -> object:
@@ -162,11 +178,15 @@ class HostSide:
             self.tell(GuestEvent(guest.name, "ended"))
             if complaint := node.workeroutput.get("kproof_usage_error"):
                 self.leave(UserError(" ".join(complaint.split())))
+            self.run.outside_tests(guest.name, node.workeroutput["kproof_outside"])
             return
         if str(error) != NOT_TERMINATED:  # the guest is well, but pytest did not start in it
             self.leave(UserError(f"pytest does not start in the guest: {str(error).strip().splitlines()[-1]}"))
         how = guest.end(END_LIMIT)
-        title = death_title(read_tail(guest.console)) or how
+        hang = self.watch.hung.get(guest.name)
+        if hang:
+            hang.over.wait()  # its evidence is being written down; each step of that has a limit
+        title = hang.title if hang else death_title(read_tail(guest.console)) or how
         self.run.deaths[guest.name] = title
         self.tell(GuestEvent(guest.name, f"died: {title}"))
         if node.gateway.id not in self.collected:
@@ -197,8 +217,13 @@ class HostSide:
                 sched.mark_test_pending(crashitem)
             return
         report.duration = time.monotonic() - began
-        report.kproof_crash = title
-        report.longrepr = f"crashed: {title}\n\nconsole of guest {guest.name}, last lines:\n{read_tail(guest.console)}"
+        console = f"console of guest {guest.name}, last lines:\n{read_tail(guest.console)}"
+        if hang := self.watch.hung.get(guest.name):
+            report.kproof_hung = hang.title
+            report.longrepr = f"hung: {hang.title}\n\n{console}\n\nregisters:\n{hang.registers}"
+        else:
+            report.kproof_crash = title
+            report.longrepr = f"crashed: {title}\n\n{console}"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -219,27 +244,48 @@ class HostSide:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def pytest_keyboard_interrupt(self) -> None:
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Ctrl-C: guests go at once; xdist would wait for each to end by itself."""
+        self.watcher.interrupted = excinfo.errisinstance(KeyboardInterrupt)
         self.stack.close()
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        self.stack.close()
-        if "run" not in self.__dict__:  # it ended before there was a kernel
-            return
-        if exitstatus == pytest.ExitCode.OK and self.run.deaths_outside_tests:
+        run = self.watcher.run
+        if exitstatus == pytest.ExitCode.OK and run and (run.deaths_outside_tests or run.complaints):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         try:
-            self.run.finish(int(session.exitstatus))
+            self._finish(session.exitstatus)
         except InfraError as error:
             self.leave(error)
 
     def pytest_unconfigure(self) -> None:
+        """The end of all ends: pytest finishes no session that did not start, but what is known is written."""
+        self._finish(pytest.ExitCode.INTERNAL_ERROR)
+
+    def _finish(self, status: int) -> None:
         self.stack.close()
+        if (run := self.watcher.run) and not run.finished:
+            error = self.watcher.error
+            run.finish(error.exit_status if error else 130 if self.watcher.interrupted else int(status))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         terminalreporter.write_line(f"results: {self.run.folder}")
+
+
+def _from_root(config: pytest.Config, test: str) -> str:
+    """A test's path or id as one writes it in the project's folder."""
+    path, separator, name = test.partition("::")
+    absolute = (config.invocation_params.dir / path).resolve()
+    return str(absolute.relative_to(config.rootpath)) + separator + name
+
+
+def _selecting(config: pytest.Config) -> list[str]:
+    """The options that select tests or decide on them, as `kproof run` takes them."""
+    options = [f"--require-feature={name}" for name in config.getoption("--require-feature")]
+    for name, value in (("-k", config.option.keyword), ("-m", config.option.markexpr)):
+        options += [name, value] if value else []
+    return options + (["-x"] if config.option.maxfail == 1 else [])
 
 
 def _compile_programs() -> None:

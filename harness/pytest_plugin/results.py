@@ -7,42 +7,58 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import time
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.errors import InfraError
-from harness.model import GuestSpec, Kernel, Outcome, Request, Result
+from harness.model import BAD, GuestSpec, Kernel, Outcome, Request, Result
 
 if TYPE_CHECKING:
     from junit_xml import TestCase, TestSuite
 
     from harness.guest.accel import Host
 
+FILES = ("junit.xml", "run.json", "repro.sh")
+
 # What XML 1.0 has no way to write (section 2.2).
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def new_run_folder(base: Path, wanted: str | None) -> Path:
-    """Make ``wanted``, or ``base/DATE-TIME``, and let ``base/latest`` point to it; raises InfraError."""
-    folder = Path(wanted).absolute() if wanted else base / datetime.now().strftime("%Y%m%d-%H%M%S")
+def run_folder(base: Path, wanted: str | None) -> Path:
+    """The folder of a run that begins now: ``wanted``, or ``base/DATE-TIME``, which is not there yet."""
+    if wanted:
+        return Path(wanted).absolute()
+    folder = base / datetime.now().strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while folder.exists():  # two runs in one second
+        number += 1
+        folder = folder.with_name(f"{folder.name.partition('.')[0]}.{number}")
+    return folder
+
+
+def open_folder(folder: Path, *, latest: bool) -> None:
+    """Make a run's folder, without the results of an earlier run in it; ``latest`` beside it points to it then.
+
+    Raises InfraError when that cannot be done.
+    """
     try:
-        number = 1
-        while not wanted and folder.exists():  # two runs in one second
-            number += 1
-            folder = folder.with_name(f"{folder.name.partition('.')[0]}.{number}")
-        folder.mkdir(parents=True, exist_ok=bool(wanted))
-        if not wanted:
-            link = base / f".latest-{os.getpid()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "guests", ignore_errors=True)
+        if latest:
+            link = folder.parent / f".latest-{os.getpid()}"
             link.symlink_to(folder.name)
-            link.replace(base / "latest")
+            link.replace(folder.parent / "latest")
     except OSError as error:
         raise InfraError(f"the results folder {folder} cannot be made: {error.strerror}") from None
-    return folder
 
 
 class Run:
@@ -58,6 +74,7 @@ class Run:
         host: Host,
         count: int,
         tests: list[str],
+        options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.request = request
@@ -66,7 +83,10 @@ class Run:
         self.host = host
         self.count = count
         self.tests = tests
-        """The paths and test ids that were asked for."""
+        """The paths and test ids that were asked for, as a shell in the project's folder would write them."""
+        self.options = list(options)
+        """What else selects tests, or decides on them."""
+        self.finished = False
         self.started = time.time()
         self._began = time.monotonic()
         self.ids: dict[str, None] = {}
@@ -77,6 +97,8 @@ class Run:
         self.boot_failure = ""
         self.deaths: dict[str, str] = {}
         """How guests ended that were not told to, by guest."""
+        self.complaints: list[tuple[str, str, str]] = []
+        """Guest, title and text of what kernels complained of outside of any test."""
         self._phases: dict[str, list[Any]] = {}
 
     # -- taking in ---------------------------------------------------------------------------------------------------
@@ -91,10 +113,10 @@ class Run:
     def report(self, report: Any) -> Outcome | None:
         """Take a phase of a test (set-up, call, teardown) or a crash; returns the outcome once it is known."""
         guest = getattr(report, "kproof_guest", "")
-        if title := getattr(report, "kproof_crash", ""):
-            return self.record(
-                Outcome(report.nodeid, Result.CRASHED, report.duration, title, str(report.longrepr), guest)
-            )
+        self.outside_tests(guest, getattr(report, "kproof_outside", []))
+        for attribute, result in (("kproof_crash", Result.CRASHED), ("kproof_hung", Result.HUNG)):
+            if title := getattr(report, attribute, ""):
+                return self.record(Outcome(report.nodeid, result, report.duration, title, str(report.longrepr), guest))
         phases = self._phases.setdefault(report.nodeid, [])
         phases.append(report)
         if report.when != "teardown":
@@ -109,8 +131,13 @@ class Run:
 
     @property
     def deaths_outside_tests(self) -> dict[str, str]:
-        crashed = {outcome.guest for outcome in self.outcomes.values() if outcome.result is Result.CRASHED}
-        return {name: title for name, title in self.deaths.items() if name not in crashed}
+        ended = (Result.CRASHED, Result.HUNG)
+        inside = {outcome.guest for outcome in self.outcomes.values() if outcome.result in ended}
+        return {name: title for name, title in self.deaths.items() if name not in inside}
+
+    def outside_tests(self, guest: str, complaints: list[list[str]]) -> None:
+        """Take in what a guest's kernel complained of outside of any test: titles with their texts."""
+        self.complaints += [(guest, title, text) for title, text in complaints]
 
     def counts(self) -> Counter[Result]:
         return Counter(outcome.result for outcome in self.outcomes.values())
@@ -119,6 +146,7 @@ class Run:
 
     def finish(self, exit_status: int) -> None:
         """Write the results; a test without an outcome is "not run". Raises InfraError when the disk is full."""
+        self.finished = True
         for nodeid in self.ids:
             if nodeid not in self.outcomes:
                 self.record(Outcome(nodeid, Result.NOT_RUN, message="the run ended before this test"))
@@ -160,6 +188,7 @@ class Run:
             "boots": {name: round(seconds, 2) for name, seconds in self.boots.items()},
             "boot_failure": self.boot_failure,
             "deaths": self.deaths,
+            "complaints_outside_tests": [list(complaint) for complaint in self.complaints],
             "summary": {str(result): number for result, number in sorted(self.counts().items())},
             "outcomes": [outcome.to_json() for outcome in self.outcomes.values()],
         }
@@ -193,18 +222,23 @@ class Run:
             case = TestCase("boot", "kernel")
             case.add_failure_info(printable(self.boot_failure.splitlines()[0]), printable(self.boot_failure))
             cases.append(case)
-        for name, title in self.deaths_outside_tests.items():
+        deaths = [
+            (name, title, f"console: {self.folder / 'guests' / name / 'console.log'}")
+            for name, title in self.deaths_outside_tests.items()
+        ]
+        for name, title, text in [*deaths, *self.complaints]:
             case = TestCase(f"guest {name} outside of any test", "kernel")
-            case.add_failure_info(printable(title), f"console: {self.folder / 'guests' / name / 'console.log'}")
+            case.add_failure_info(printable(title), printable(text))
             cases.append(case)
         return TestSuite("kernel", cases, hostname=platform.node(), timestamp=self.started)
 
     def _repro(self) -> str:
-        """A script: without an argument it repeats the run, with a number one failure, with "list" it tells them."""
+        """A script: without an argument it repeats the run, with a number one failure."""
         spec = self.spec
         command = ["kproof", "run", "--kernel", str(self.request), "--root", spec.launcher, "-n", str(self.count)]
         command += ["--memory", str(spec.memory_mb), "--cpus", str(spec.cpus), "--accel", spec.accel]
-        failed = [o for o in self.outcomes.values() if o.result in (Result.FAILED, Result.CRASHED, Result.ERROR)]
+        failed = [outcome for outcome in self.outcomes.values() if outcome.result in BAD]
+        features = [option for option in self.options if option.startswith("--require-feature")]
         lines = [
             "#!/bin/sh",
             "# Repeats this run; `repro.sh N` repeats only failure N:",
@@ -212,8 +246,8 @@ class Run:
             f"cd {shlex.quote(self.spec.project)} || exit 3",
             'PATH="$PWD/.venv/bin:$PATH"',
             'case "${1-}" in',
-            f'"") exec {shlex.join([*command, *self.tests])} ;;',
-            *(f"{n}) exec {shlex.join([*command, outcome.nodeid])} ;;" for n, outcome in enumerate(failed, 1)),
+            f'"") exec {shlex.join([*command, *self.options, *self.tests])} ;;',
+            *(f"{n}) exec {shlex.join([*command, *features, o.nodeid])} ;;" for n, o in enumerate(failed, 1)),
             f'*) echo "repro.sh: there is no failure $1; this run has {len(failed)}" >&2; exit 2 ;;',
             "esac",
         ]
@@ -238,11 +272,14 @@ def _test_case(outcome: Outcome) -> TestCase:
     classname = path.removesuffix(".py").replace("/", ".")
     case = TestCase(printable(name or path), classname, outcome.seconds, file=path)
     message, detail = printable(outcome.message), printable(outcome.detail)
+    if outcome.result in (Result.FAILED, Result.ERROR):
+        before, after = outcome.taint
+        case.stdout = printable(f"kernel log of the test (taint {before} -> {after}):\n{outcome.kernel_log}")
     match outcome.result:
         case Result.FAILED:
             case.add_failure_info(message, detail)
-        case Result.CRASHED:
-            case.add_error_info(message, detail, error_type="crashed")
+        case Result.CRASHED | Result.HUNG:
+            case.add_error_info(message, detail, error_type=str(outcome.result))
         case Result.ERROR:
             case.add_error_info(message, detail)
         case Result.SKIPPED:
@@ -253,9 +290,19 @@ def _test_case(outcome: Outcome) -> TestCase:
 
 
 def _outcome(phases: list[Any], guest: str) -> Outcome:
-    """One outcome of a test's phases: the first that did not pass decides, set-up and teardown failures are errors."""
-    nodeid = phases[0].nodeid
-    seconds = round(sum(report.duration for report in phases), 3)
+    """One outcome of a test's phases: the first that did not pass decides, set-up and teardown failures are errors.
+
+    A complaint of the kernel comes with the teardown, when all is over, and makes a test that passed a failed one.
+    """
+    last = phases[-1]
+    outcome = Outcome(
+        phases[0].nodeid,
+        Result.PASSED,
+        round(sum(report.duration for report in phases), 3),
+        guest=guest,
+        kernel_log=getattr(last, "kproof_kernel_log", ""),
+        taint=tuple(getattr(last, "kproof_taint", (0, 0))),
+    )
     for report in phases:
         if report.passed:
             continue
@@ -263,10 +310,15 @@ def _outcome(phases: list[Any], guest: str) -> Outcome:
             expected = getattr(report, "wasxfail", None)
             reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
             message = f"expected failure: {expected}" if expected is not None else reason
-            return Outcome(nodeid, Result.SKIPPED, seconds, message, "", guest)
-        result = Result.FAILED if report.when == "call" else Result.ERROR
-        return Outcome(nodeid, result, seconds, _headline(report), _full_text(report), guest)
-    return Outcome(nodeid, Result.PASSED, seconds, "", "", guest)
+            return replace(outcome, result=Result.SKIPPED, message=message)
+        failed = report.when == "call" or getattr(report, "kproof_failed", False)
+        return replace(
+            outcome,
+            result=Result.FAILED if failed else Result.ERROR,
+            message=_headline(report),
+            detail=_full_text(report),
+        )
+    return outcome
 
 
 def _headline(report: Any) -> str:

@@ -184,3 +184,19 @@ def test_exec_of_a_command_that_does_not_exist_and_of_one_that_kills_the_guest(p
     assert status == 3, output
     assert "the guest ended before the command did: Kernel panic - not syncing: sysrq triggered crash" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "length"),
+    [
+        ("kill -9 $$", 137, 0),
+        ("true", 0, 0),  # reads none of its input
+        ("sed s/a/bbbbbbbbbbbbbbbbbbbb/g", 0, 20 * 300_000 + 5_000),  # writes far more than it reads
+    ],
+)
+def test_exec_neither_blocks_nor_blames_the_guest(project: Project, script: str, status: int, length: int) -> None:
+    command = ["exec", f"kernel:{project.kernel.identity}", "--", "sh", "-c", script]
+    process = project.start(*command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    output, errors = process.communicate(("a" * 60 + "\n") * 5_000, timeout=300)
+    assert (process.returncode, errors) == (status, "")
+    assert len(output) == length

@@ -17,7 +17,7 @@ def test_the_command_line_of_an_emulated_guest() -> None:
         machine.direct_boot("/k/vmlinux"),
         machine.serial_console("/r/a,b/console.log"),
         machine.entropy(),
-        machine.channel(7),
+        machine.ports(channel=7, control=8),
         machine.root_disk("/c/root.erofs", "/init"),
         machine.shared_folder("project", "/p"),
     ]
@@ -36,6 +36,7 @@ def test_the_command_line_of_an_emulated_guest() -> None:
         "-kernel /k/vmlinux -no-reboot",
         "file,id=console,path=/r/a,,b/console.log",
         "socket,id=channel,fd=7 -device virtserialport,chardev=channel,name=kproof.channel",
+        "socket,id=control,fd=8 -device virtserialport,chardev=control,name=kproof.control",
         "file=/c/root.erofs,if=none,id=root,format=raw,readonly=on",
         "local,id=project,path=/p,security_model=none,readonly=on,multidevs=remap",
     ):

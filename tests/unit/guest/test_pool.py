@@ -31,10 +31,10 @@ def fake_launcher(
     def launch(spec: GuestSpec, name: str) -> Guest:
         Path(spec.folder).mkdir(parents=True)
         ours, theirs = socket.socketpair()
-        monitor, _ = socket.socketpair()
+        monitor, control = socket.socketpair()
         threading.Thread(target=answer, args=(theirs,), daemon=True).start()
         process = subprocess.Popen([sys.executable, "-c", program])
-        return Guest(name=name, spec=spec, process=process, channel=ours, monitor=monitor)
+        return Guest(name=name, spec=spec, process=process, channel=ours, monitor=monitor, control=control)
 
     return launch
 

@@ -14,7 +14,7 @@ import pytest
 from harness.errors import InfraError
 from harness.guest.accel import Host
 from harness.model import GuestSpec, Kernel, Request, Result, SeriesState, SeriesStatus, Version
-from harness.pytest_plugin.results import Run, new_run_folder, printable
+from harness.pytest_plugin.results import Run, open_folder, printable, run_folder
 
 
 @pytest.fixture
@@ -142,7 +142,10 @@ def test_repro_repeats_the_run_or_one_failure(run: Run, tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_second_have_two_folders_and_latest_is_the_newer(tmp_path: Path) -> None:
-    folders = [new_run_folder(tmp_path, None) for _ in range(3)]
+    folders = []
+    for _ in range(3):
+        folders.append(run_folder(tmp_path, None))
+        open_folder(folders[-1], latest=True)
     assert len(set(folders)) == 3
     assert (tmp_path / "latest").resolve() == folders[-1]
 
@@ -150,9 +153,33 @@ def test_two_runs_in_one_second_have_two_folders_and_latest_is_the_newer(tmp_pat
 def test_a_results_folder_that_cannot_be_made_is_the_machines_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InfraError, match="cannot be made"):
-        new_run_folder(tmp_path / "file", None)
+        open_folder(run_folder(tmp_path / "file", None), latest=True)
 
 
 def test_printable_leaves_text_alone_and_loses_no_byte() -> None:
     assert printable("ü € 😀\ttab\r\n") == "ü € 😀\ttab\r\n"
     assert printable("\x00\x08\x1b\ud800\uffff") == r"\x00\x08\x1b\xd800\xffff"
+
+
+def test_a_used_folder_keeps_no_result_of_the_earlier_run(tmp_path: Path) -> None:
+    (tmp_path / "junit.xml").write_text("<all-green/>")
+    (tmp_path / "guests" / "g0").mkdir(parents=True)
+    open_folder(tmp_path, latest=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repro_keeps_what_selected_and_judged_the_tests(run: Run) -> None:
+    run.options = ["--require-feature=netkit", "-k", "policy and not L3"]
+    everything(run)
+    run.finish(1)
+    script = (run.folder / "repro.sh").read_text()
+    assert "--require-feature=netkit -k 'policy and not L3' selftests ;;" in script
+    assert "--require-feature=netkit selftests/netkit/test_a.py::test_bad ;;" in script
+
+
+def test_a_lacking_feature_that_was_required_is_a_failure_not_an_error(run: Run) -> None:
+    nodeid = "selftests/netkit/test_a.py::test_it"
+    run.selected([nodeid])
+    run.report(phase(nodeid, "setup", "failed", "feature netkit is required: CONFIG_NETKIT is n", kproof_failed=True))
+    run.report(phase(nodeid, "teardown"))
+    assert run.outcomes[nodeid].result is Result.FAILED
