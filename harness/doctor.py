@@ -35,8 +35,8 @@ class Finding:
 
 def examine() -> int:
     """Print all findings and the mending command; returns 0, or 3 when something is missing."""
-    packages, python = _packages(), _python()
-    findings = [*packages, *python, *_machine()]
+    packages, python, programs = _packages(), _python(), _programs()
+    findings = [*packages, *python, *programs, *_machine()]
     print(table(("STATE", "PREREQUISITE", "VERSION OR VALUE"), [(f.state, f.name, f.value) for f in findings]))
     absent = [finding.name for finding in packages if not finding.good]
     if absent:
@@ -69,6 +69,19 @@ def _packages() -> list[Finding]:
         if status == "installed" and version:
             installed[name] = version[0]
     return [Finding(name, installed.get(name, "-"), "ok" if name in installed else "missing") for name in names]
+
+
+def _programs() -> list[Finding]:
+    """Installed is not enough: what is started must be found."""
+    from harness.guest.image import PROGRAM_FOLDERS
+    from harness.guest.machine import qemu_program
+
+    path = os.pathsep.join([os.environ.get("PATH", ""), *PROGRAM_FOLDERS])
+    findings = []
+    for name, where in ((qemu_program(), None), ("clang", None), ("gcc", None), ("make", None), ("mkfs.erofs", path)):
+        found = shutil.which(name, path=where)
+        findings.append(Finding(name, found or "-", "ok" if found else "not in PATH"))
+    return findings
 
 
 def _python() -> list[Finding]:

@@ -73,6 +73,7 @@ def test_doctor_tells_what_is_missing_and_the_command_that_mends_it(
     missing = [doctor.Finding("clang", "-", "missing"), doctor.Finding("gcc", "12", "ok")]
     monkeypatch.setattr(doctor, "_packages", lambda: missing)
     monkeypatch.setattr(doctor, "_machine", list)
+    monkeypatch.setattr(doctor, "_programs", list)
     assert doctor.examine() == 3
     assert "run: apt install clang\n" in capsys.readouterr().out
 
