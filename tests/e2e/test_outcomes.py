@@ -198,5 +198,6 @@ def test_exec_neither_blocks_nor_blames_the_guest(project: Project, script: str,
     command = ["exec", f"kernel:{project.kernel.identity}", "--", "sh", "-c", script]
     process = project.start(*command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = process.communicate(("a" * 60 + "\n") * 5_000, timeout=300)
-    assert (process.returncode, errors) == (status, "")
+    assert process.returncode == status
+    assert errors in ("", "Killed\n")  # a shell says how its child ended
     assert len(output) == length
