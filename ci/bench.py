@@ -7,6 +7,7 @@ results/bench.json and prints a table.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from harness.events import Event, GuestEvent, TestEvent
+from harness.guest.accel import measured_host
 from harness.kernel.obtain import obtain
 from harness.model import Kernel, Request
 from harness.paths import project_root
@@ -40,13 +42,21 @@ def test_b():
 def virtme(kernel: Kernel, folder: Path) -> float:
     """Seconds of virtme-ng to boot this kernel on the host's root and start pytest once."""
     vng = Path(sys.executable).with_name("vng")
-    command = [str(vng), "--run", str(kernel.image), "--memory", "512M", "--cpus", "1", "--force-9p"]
+    # verbose: where no udev makes its ports, virtme-ng lets the command write to the console, which it hides otherwise
+    command = [str(vng), "--verbose", "--run", str(kernel.image), "--memory", "512M", "--cpus", "1", "--force-9p"]
+    command += ["--disable-kvm"] if measured_host(kernel.boot_image).accel == "tcg" else []
+    environment = {**os.environ, "PATH": f"{vng.parent}:{os.environ['PATH']}"}  # vng looks for virtme-run there
     start = time.monotonic()
     done = subprocess.run(
-        [*command, "--exec", f"{sys.executable} -m pytest --version"], capture_output=True, text=True, check=False
+        [*command, "--exec", f"{sys.executable} -m pytest --version"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     seconds = time.monotonic() - start
-    if "pytest" not in done.stdout + done.stderr:
+    if f"pytest {pytest.__version__}" not in done.stdout + done.stderr:
         sys.exit(f"virtme-ng did not run pytest: {done.stdout}{done.stderr}")
     return seconds
 
