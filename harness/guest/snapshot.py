@@ -30,7 +30,8 @@ from harness.paths import cache_root
 
 FORMAT = "1"
 SAVE_LIMIT = 60.0  # seconds, times the host's speed factor
-KEPT = 3  # snapshots of one kernel; every edit of the plugin's guest side makes a new root and so a new one
+KEPT = 6
+"""Snapshots of one kernel, of all projects and shapes: every edit of the plugin's guest side makes a new one."""
 
 
 def warmed(spec: GuestSpec, tests: list[str], events: Sink) -> GuestSpec:

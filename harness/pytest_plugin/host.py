@@ -270,7 +270,8 @@ class HostSide:
             run.finish(error.exit_status if error else 130 if self.watcher.interrupted else int(status))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        terminalreporter.write_line(f"results: {self.run.folder}")
+        if self.watcher.run:
+            terminalreporter.write_line(f"results: {self.watcher.run.folder}")
 
 
 def _from_root(config: pytest.Config, test: str) -> str:
