@@ -165,11 +165,26 @@ def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
         memory_mb=spec.memory_mb,
         cpus=spec.cpus,
         accel=spec.accel,
-        more=["--show-boot-console", "--script-sh", shlex.join(agent), "--qemu-opts", *devices, "-sandbox", "on"],
+        more=[
+            *_below_tmp(project_root(), Path(spec.project)),
+            "--show-boot-console",
+            "--script-sh",
+            shlex.join(agent),
+            "--qemu-opts",
+            *devices,
+            "-sandbox",
+            "on",
+        ],
     )
     # It would write the script's status into a file in /tmp that nobody removes.
     status = f"file,id=ret,path={Path(spec.folder, 'virtme.ret')}"
     return [status if word.startswith("file,id=ret,path=") else word for word in command]
+
+
+def _below_tmp(*folders: Path) -> list[str]:
+    """virtme-ng's guests have a /tmp and a /run of their own; what is needed of the host's is shared explicitly."""
+    hidden = sorted({str(folder) for folder in folders if folder.parts[1] in ("tmp", "run")})
+    return [word for folder in hidden for word in ("--rodir", folder)]
 
 
 def virtme_command(
