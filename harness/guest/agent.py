@@ -16,6 +16,7 @@ nothing mounted. Saved in that state, it goes on from there in each restored lif
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -26,6 +27,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,10 @@ CONTROL = "kproof.control"
 # How the console tells that the tests' process ended, and the guest with it.
 WORKER_ENDED = "the guest's Python ended"
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_MOVE = 1, 2, 4, 8192
+KEEP = "KPROOF_KEEP"
+"""Environment variable of a virtme guest's agent: folders, separated by colons, that its own /tmp must not hide."""
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_MOVE = 1, 2, 4, 4096, 8192
 RB_POWER_OFF = 0x4321FEDC
 
 # Imported before the orders come: pytest is most of what a worker has to load.
@@ -163,11 +168,24 @@ def _prepare() -> None:
     for kind, place, options in MOUNTS:
         os.makedirs(place, exist_ok=True)
         if not _is_mounted(kind, place):
-            _mount(kind, place, options, MS_NOSUID)
+            with _kept_below(place):
+                _mount(kind, place, options, MS_NOSUID)
     for name, value in SYSCTLS.items():
         Path("/proc/sys/kernel", name).write_text(f"{value}\n")
     _loopback_up()
     sys.path[:] = [folder for folder in sys.path if folder]
+
+
+@contextlib.contextmanager
+def _kept_below(place: str) -> Iterator[None]:
+    """What is mounted over ``place`` meanwhile hides none of the folders that KEEP names: a checkout below /tmp."""
+    names = {name for name in os.environ.get(KEEP, "").split(":") if name.startswith(place + "/")}
+    kept = {name: os.open(name, os.O_PATH | os.O_DIRECTORY) for name in sorted(names)}
+    yield
+    for name, fd in kept.items():
+        os.makedirs(name, exist_ok=True)
+        _mount(f"/proc/self/fd/{fd}", name, flags=MS_BIND, kind="none")
+        os.close(fd)
 
 
 def _is_mounted(kind: str, place: str) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harness.errors import InfraError, UserError
 from harness.guest import machine
-from harness.guest.agent import ENVIRONMENT
+from harness.guest.agent import ENVIRONMENT, KEEP
 from harness.guest.image import INIT
 from harness.guest.machine import Device
 from harness.model import Accelerator, GuestSpec
@@ -158,6 +158,7 @@ def _image_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
 
 def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
     agent = ["env", *(f"{key}={value}" for key, value in ENVIRONMENT.items()), f"PYTHONPATH={project_root()}"]
+    agent += [f"{KEEP}={project_root()}:{spec.project}"]
     agent += [sys.executable, "-m", "harness.guest.agent"]
     devices = [word for device in [*extra, machine.entropy()] for word in device.qemu]
     command = virtme_command(
@@ -179,12 +180,6 @@ def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
     # It would write the script's status into a file in /tmp that nobody removes.
     status = f"file,id=ret,path={Path(spec.folder, 'virtme.ret')}"
     return [status if word.startswith("file,id=ret,path=") else word for word in command]
-
-
-def _below_tmp(*folders: Path) -> list[str]:
-    """virtme-ng's guests have a /tmp and a /run of their own; what is needed of the host's is shared explicitly."""
-    hidden = sorted({str(folder) for folder in folders if folder.parts[1] in ("tmp", "run")})
-    return [word for folder in hidden for word in ("--rodir", folder)]
 
 
 def virtme_command(
