@@ -167,7 +167,6 @@ def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
         cpus=spec.cpus,
         accel=spec.accel,
         more=[
-            *_below_tmp(project_root(), Path(spec.project)),
             "--show-boot-console",
             "--script-sh",
             shlex.join(agent),

@@ -88,7 +88,7 @@ class GuestPool:
         try:
             for _ in range(self._ahead):
                 self._ready.append(self._start())
-        except (KproofError, OSError) as error:
+        except Exception as error:  # whatever it is, main thread and workers must hear of it
             self.error = _as_ours(error)
         finally:
             self._started.set()
@@ -100,7 +100,7 @@ class GuestPool:
             with connection:
                 try:
                     self._hand_out(connection)
-                except (KproofError, OSError, ValueError) as error:  # the worker sees a closed connection
+                except Exception as error:  # the worker sees a closed connection
                     self.error = _as_ours(error)
 
     def _start(self) -> Guest:
@@ -146,4 +146,4 @@ class GuestPool:
 
 
 def _as_ours(error: Exception) -> KproofError:
-    return error if isinstance(error, KproofError) else InfraError(f"a guest cannot be started: {error}")
+    return error if isinstance(error, KproofError) else InfraError(f"a guest cannot be started: {error!r}")
