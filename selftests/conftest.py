@@ -5,15 +5,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from selftests.lib import bpf, wait
 from selftests.lib.leaks import Snapshot
 from selftests.lib.netns import Namespace
-
-FOLDER = Path(__file__).resolve().parent
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -24,6 +24,7 @@ from harness.guest.handshake import BOOT_LIMIT, receive, wait_waiting
 from harness.guest.launch import Guest, launch
 from harness.guest.machine import qemu_program
 from harness.guest.monitor import save
+from harness.kernel.files import disk_errors
 from harness.kernel.locks import locked
 from harness.model import GuestSpec
 from harness.paths import cache_root
@@ -41,7 +42,8 @@ def warmed(spec: GuestSpec, tests: list[str], events: Sink) -> GuestSpec:
     so and guests boot cold. Raises BootError when the kernel does not boot.
     """
     folder = snapshots_root()
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     preload = _top_level(spec, tests)
     path = folder / f"{spec.kernel_identity}-{_key(spec, preload)}.snap"
     lock = cache_root() / "locks" / f"snapshot-{spec.kernel_identity}.lock"

@@ -32,11 +32,6 @@ class Layout:
         return self.root / "trees"
 
     @property
-    def objects(self) -> Path:
-        """Object directories: one per tree, toolchain and debug flavours."""
-        return self.root / "objects"
-
-    @property
     def kernels(self) -> Path:
         """The store: finished kernels by identity."""
         return self.root / "kernels"

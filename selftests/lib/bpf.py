@@ -13,10 +13,9 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from types import TracebackType
-from typing import Self
 
 from selftests.lib import asm, programs
+from selftests.lib.closing import Closing
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -123,7 +122,7 @@ def bpf(command: int, attributes: bytes | bytearray) -> int:
     return result
 
 
-class Handle:
+class Handle(Closing):
     """A file descriptor of a BPF object; closing it twice is harmless."""
 
     def __init__(self, fd: int) -> None:
@@ -133,14 +132,6 @@ class Handle:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Program(Handle):
@@ -393,11 +384,6 @@ def query(
         attach_flags=returned_flags,
         errno=code,
     )
-
-
-def link_by_id(link_id: int) -> Link:
-    """LINK_GET_FD_BY_ID."""
-    return Link(bpf(Cmd.LINK_GET_FD_BY_ID, struct.pack("<III", link_id, 0, 0)))
 
 
 def ids(command: Cmd) -> set[int]:

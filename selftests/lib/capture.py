@@ -10,10 +10,9 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from selftests.lib import packet, wait
+from selftests.lib.closing import Closing
 from selftests.lib.rtnl import Link
 
 # include/uapi/linux/if_packet.h, linux/if_ether.h
@@ -35,7 +34,7 @@ class Captured(packet.Frame):
     packet_type: int = PACKET_HOST
 
 
-class Capture:
+class Capture(Closing):
     """Everything that a device receives, or (``outgoing``) everything that passes it in both directions."""
 
     def __init__(self, link: Link, *, outgoing: bool = False) -> None:
@@ -81,14 +80,6 @@ class Capture:
 
     def close(self) -> None:
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def send(link: Link, frame: bytes, *, mark: int = 0, priority: int = 0, bypass_qdisc: bool = False) -> None:

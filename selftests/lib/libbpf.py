@@ -6,10 +6,9 @@ import ctypes
 import os
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from selftests.lib import bpf
+from selftests.lib.closing import Closing
 
 OBJECTS = Path(__file__).resolve().parents[2] / "build" / "bpf"
 """Where ``kproof run`` puts compiled programs before it starts guests."""
@@ -31,7 +30,7 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-class Object:
+class Object(Closing):
     """A loaded object file. Its programs and maps belong to it and go with it."""
 
     def __init__(self, name: str) -> None:
@@ -66,11 +65,3 @@ class Object:
         if self._handle:
             _library().bpf_object__close(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -13,8 +13,9 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from selftests.lib.closing import Closing
 
 if TYPE_CHECKING:
     from selftests.lib.nft import Nft
@@ -44,7 +45,7 @@ def _setns(fd: int) -> None:
     _checked(_libc.setns(fd, CLONE_NEWNET), "setns")
 
 
-class Namespace:
+class Namespace(Closing):
     """A network namespace with its own netlink sockets, made when they are first used."""
 
     def __init__(self, fd: int, name: str) -> None:
@@ -140,14 +141,6 @@ class Namespace:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<namespace {self.name}>"

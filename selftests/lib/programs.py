@@ -7,14 +7,13 @@ of 64 bits (selftests.lib.bpf.Counters).
 from __future__ import annotations
 
 from selftests.lib import asm
-from selftests.lib.asm import R0, R1, R2, R3, R4, R6, Fragment
+from selftests.lib.asm import R0, R1, R2, R3, R6, Fragment
 
 # Helper numbers: include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
 HELPER_CLONE_REDIRECT = 13
 HELPER_REDIRECT = 23
 HELPER_SKB_CHANGE_TYPE = 32
 HELPER_GET_NETNS_COOKIE = 122
-HELPER_REDIRECT_NEIGH = 152
 HELPER_REDIRECT_PEER = 155
 
 # Offsets in struct __sk_buff: include/uapi/linux/bpf.h
@@ -70,16 +69,6 @@ def set_priority(priority: int) -> Fragment:
     return [asm.mov_imm(R2, priority), asm.store(4, R6, R2, SKB_PRIORITY)]
 
 
-def unless_protocol(ethertype: int, otherwise: Fragment) -> Fragment:
-    """Run ``otherwise`` (which must end the program) for packets of another ethertype; IPv4 is 0x0800."""
-    swapped = int.from_bytes(ethertype.to_bytes(2, "big"), "little")
-    return [
-        asm.load(4, R2, R6, SKB_PROTOCOL),
-        asm.Insn(0x15, R2, offset=len(otherwise), imm=swapped),
-        *otherwise,
-    ]
-
-
 def redirect(ifindex: int, flags: int = 0) -> Fragment:
     """End with ``bpf_redirect(ifindex, flags)``."""
     return [asm.mov_imm(R1, ifindex), asm.mov_imm(R2, flags), asm.call(HELPER_REDIRECT), asm.exit_()]
@@ -98,18 +87,6 @@ def redirect_peer_saving_verdict(ifindex: int, flags: int, counters: int, slot: 
         asm.call(HELPER_REDIRECT_PEER),
         *asm.map_value(R1, counters, slot * SLOT_BYTES),
         asm.store(8, R1, R0, 0),
-        asm.exit_(),
-    ]
-
-
-def redirect_neigh(ifindex: int) -> Fragment:
-    """End with ``bpf_redirect_neigh(ifindex, NULL, 0, 0)``: next hop from routing, its MAC from neighbours."""
-    return [
-        asm.mov_imm(R1, ifindex),
-        asm.mov_imm(R2, 0),
-        asm.mov_imm(R3, 0),
-        asm.mov_imm(R4, 0),
-        asm.call(HELPER_REDIRECT_NEIGH),
         asm.exit_(),
     ]
 
