@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -21,9 +22,13 @@ STYLES = {
     Result.HUNG: "bold red",
     Result.ERROR: "bold red",
     Result.SKIPPED: "yellow",
+    Result.XFAILED: "yellow",
     Result.NOT_RUN: "yellow",
 }
-WORST_FIRST = (Result.CRASHED, Result.HUNG, Result.FAILED, Result.ERROR, Result.NOT_RUN, Result.SKIPPED, Result.PASSED)
+WORST_FIRST = (
+    *(Result.CRASHED, Result.HUNG, Result.FAILED, Result.ERROR),
+    *(Result.NOT_RUN, Result.SKIPPED, Result.XFAILED, Result.PASSED),
+)
 DETAIL_LINES = 40
 
 
@@ -174,8 +179,20 @@ def _line(outcome: Outcome) -> str:
     return f"{outcome.result.upper()} {outcome.nodeid}: {outcome.message}"
 
 
-def summary(outcomes: list[Outcome], *, seconds: float, folder: str) -> None:
-    """The end of a run: failures with their evidence, skips by reason, the counts, and where everything is."""
+def summary(
+    outcomes: list[Outcome],
+    *,
+    seconds: float,
+    folder: str,
+    remarks: Sequence[str] = (),
+    objections: Sequence[str] = (),
+    peak_mb: float = 0.0,
+) -> None:
+    """The end of a run: failures with their evidence, skips by reason, the counts, and where everything is.
+
+    ``remarks`` are told and ``objections`` say why the run is not good, a line each; ``peak_mb`` is the most
+    memory that a guest had resident, 0 if that is not known.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -191,10 +208,14 @@ def summary(outcomes: list[Outcome], *, seconds: float, folder: str) -> None:
     reasons = Counter(outcome.message for outcome in outcomes if outcome.result is Result.SKIPPED)
     for reason, number in reasons.most_common():
         console.print(Text(f"skipped {number}: {reason}", style="yellow"))
+    for remark in remarks:
+        console.print(Text(remark, style="dim"))
+    for objection in objections:
+        console.print(Text(objection, style="bold red"))
     counts = Counter(outcome.result for outcome in outcomes)
     text = Text()
     for result in WORST_FIRST:
         if counts[result]:
             text.append(f"{counts[result]} {result}", style=STYLES[result]).append(", ")
-    text.append(f"in {seconds:.1f} s; {folder}")
+    text.append(f"in {seconds:.1f} s; {f'up to {peak_mb:.0f} MB per guest; ' if peak_mb else ''}{folder}")
     console.print(text)

@@ -42,6 +42,8 @@ class GuestEvent:
     name: str
     state: str
     seconds: float = 0.0
+    restored: bool = False
+    """It came from a snapshot; else it was booted."""
 
 
 @dataclass(frozen=True)

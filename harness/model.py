@@ -318,6 +318,8 @@ class Result(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     SKIPPED = "skipped"
+    XFAILED = "xfailed"
+    """It ran and failed, and ``@pytest.mark.xfail`` says so."""
     CRASHED = "crashed"
     HUNG = "hung"
     ERROR = "error"
@@ -342,8 +344,12 @@ class Outcome:
     guest: str = ""
     kernel_log: str = ""
     """What the kernel said during the test."""
-    taint: tuple[int, int] = (0, 0)
-    """The kernel's taint flags before and after (Documentation/admin-guide/tainted-kernels.rst)."""
+    taint: tuple[int, int] | None = None
+    """The kernel's taint flags before and after; None when the guest did not live to tell."""
+    phases: dict[str, float] = field(default_factory=dict)
+    """Seconds of set-up, call and teardown, as far as they are known."""
+    known: tuple[tuple[str, str], ...] = ()
+    """Complaints of the kernel that known_issues.toml excuses: regex and title."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -60,7 +60,14 @@ def run_selftests(
         watcher = Watcher(display.sink)
         status = int(pytest.main(arguments, plugins=[watcher]))
     if (run := watcher.run) and run.outcomes:
-        summary(list(run.outcomes.values()), seconds=run.seconds, folder=_shown(run.folder))
+        summary(
+            list(run.outcomes.values()),
+            seconds=run.seconds,
+            folder=_shown(run.folder),
+            remarks=run.remarks(),
+            objections=list(run.objections().values()),
+            peak_mb=run.peak_mb,
+        )
     if watcher.error:
         raise watcher.error
     if watcher.interrupted:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -45,6 +46,8 @@ class Guest:
     control: socket.socket
     """A line on it makes the guest's kernel say what it is doing (agent.py)."""
     started: float = field(default_factory=time.monotonic)
+    peak_mb: float = 0.0
+    """The most memory that QEMU was seen to have resident; see ``weigh``."""
 
     @property
     def folder(self) -> Path:
@@ -84,7 +87,19 @@ class Guest:
             return ""
         return lines[-1] if lines else ""
 
+    def weigh(self) -> None:
+        """Note how much memory QEMU has had resident at most (VmHWM, proc_pid_status(5)): told only while it runs."""
+        if self.process.returncode is not None:  # the number may be another's by now
+            return
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+        except OSError:
+            return
+        if peak := re.search(r"^VmHWM:\s+(\d+) kB", status, re.M):  # a zombie has none
+            self.peak_mb = int(peak[1]) / 1024
+
     def kill(self) -> None:
+        self.weigh()
         for end in (self.channel, self.monitor, self.control):
             end.close()
         self.process.kill()

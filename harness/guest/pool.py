@@ -79,6 +79,11 @@ class GuestPool:
         self._server.close()
 
     @property
+    def guests(self) -> list[Guest]:
+        """All that were started, in this order, also those that are gone."""
+        return list(self._all)
+
+    @property
     def last_handed(self) -> Guest:
         """The guest that the worker started last has got."""
         return self._handed[-1]
@@ -139,7 +144,8 @@ class GuestPool:
                 raise
             guest = self._start_cold(error)
             wait_ready(guest)
-        self._events(GuestEvent(guest.name, "ready", time.monotonic() - guest.started))
+        waited = time.monotonic() - guest.started
+        self._events(GuestEvent(guest.name, "ready", waited, restored=bool(guest.spec.snapshot)))
         self._handed.append(guest)
         socket.send_fds(connection, [b"\n"], [guest.channel.fileno()])
         guest.channel.close()  # the worker's process holds it now: its end is the guest's end of file

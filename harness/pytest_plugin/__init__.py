@@ -6,9 +6,18 @@ it keeps each test's evidence (guest.py). What a kernel lacks is told by feature
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from harness.pytest_plugin import features
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
 
 OPTIONS = (
     (
@@ -21,6 +30,8 @@ OPTIONS = (
     ("--accel", {"choices": ("kvm", "tcg"), "help": "accelerator (the best that works here)"}),
     ("--cold", {"action": "store_true", "help": "boot every guest instead of restoring a snapshot"}),
     ("--results", {"metavar": "DIR", "help": "where this run's results go (results/DATE-TIME)"}),
+    ("--kmemleak", {"action": "store_true", "help": "look for leaks after each test; needs flavour=kmemleak"}),
+    ("--max-skips", {"type": _count, "metavar": "N", "help": "more skipped tests make the run fail"}),
     ("--update", {"action": "store_true", "help": "ask the archive whether there is a newer source"}),
 )
 

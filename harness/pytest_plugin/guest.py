@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Generator
@@ -11,8 +12,10 @@ import pytest
 
 from harness.guest.splats import splats
 from harness.model import Splat
-from harness.pytest_plugin.evidence import BEGIN, END, KernelLog, taint
+from harness.pytest_plugin import kmemleak
+from harness.pytest_plugin.evidence import BEGIN, END, KERNEL_SECTION, SCAN, KernelLog, taint
 from harness.pytest_plugin.features import Lacking
+from harness.pytest_plugin.known_issues import first_match
 
 DEFAULT_LIMIT = 60.0
 
@@ -30,6 +33,9 @@ class GuestSide:
         self.outside: list[list[str]] = []
         """Title and text of each complaint outside of any test that is not reported yet."""
         self.taint_before = 0
+        self.called = False
+        """Whether the running test has come to the end of its call, and passed it."""
+        self.detector: kmemleak.Kmemleak | None = None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self, session: pytest.Session) -> Any:
@@ -42,8 +48,11 @@ class GuestSide:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        if item.config.workerinput.get("kproof_kmemleak") and not self.detector:  # type: ignore[attr-defined]
+            self._start_detector()
         self._look_outside()
         self.taint_before = taint()
+        self.called = False
         self.log.mark(f"{BEGIN}({limit_of(item):g} s) {item.nodeid}")
         try:
             return (yield)
@@ -58,6 +67,8 @@ class GuestSide:
             report.kproof_failed = True
         if self.outside:
             report.kproof_outside, self.outside = self.outside, []
+        if report.when == "call":
+            self.called = report.passed
         if report.when == "teardown":
             self._judge(item, report)
         return report
@@ -66,19 +77,52 @@ class GuestSide:
         self._look_outside()
         session.config.workeroutput["kproof_outside"] = self.outside  # type: ignore[attr-defined]
 
+    def _start_detector(self) -> None:
+        """What leaked before the first test is no test's leak."""
+        self.detector = kmemleak.Kmemleak()
+        with contextlib.suppress(OSError):  # each test will ask, and say it
+            self._note_outside(splats(self.detector.leaks()))
+        self._note_outside(splats("\n".join(_without_finds(self.log.read()))))
+
     def _look_outside(self) -> None:
-        self.outside += [[splat.title, splat.text] for splat in splats("\n".join(self.log.read()))]
+        self._note_outside(splats("\n".join(self.log.read())))
+
+    def _note_outside(self, found: list[Splat]) -> None:
+        self.outside += [[splat.title, splat.text] for splat in found]
 
     def _judge(self, item: pytest.Item, report: Any) -> None:
         """The kernel's word on a test that is otherwise over."""
         lines = [line for line in self.log.read() if BEGIN not in line]
-        report.kproof_kernel_log = "\n".join(lines)
+        leaks, trouble = self._leaks(self.detector, item, lines) if self.detector else ("", "")
+        found = splats("\n".join(lines)) + splats(leaks)
+        report.kproof_kernel_log = "\n".join([*lines, leaks] if leaks else lines)
         report.kproof_taint = [self.taint_before, taint()]
-        complaint = verdict(splats(report.kproof_kernel_log), [m.args[0] for m in item.iter_markers("expect_splat")])
-        if complaint and report.passed:
+        markers = [marker.args[0] for marker in item.iter_markers("expect_splat")]
+        known = item.config.workerinput.get("kproof_known_issues", [])  # type: ignore[attr-defined]
+        complaint, report.kproof_known = verdict(found, markers, known, complete=self.called)
+        problem = "\n\n".join(filter(None, (complaint, trouble)))
+        if problem and report.passed:
             report.outcome = "failed"
-            report.longrepr = complaint
-            report.kproof_failed = True
+            report.longrepr = problem
+            report.kproof_failed = bool(complaint)
+        elif problem:
+            report.sections.append((KERNEL_SECTION, problem))
+
+    def _leaks(self, detector: kmemleak.Kmemleak, item: pytest.Item, lines: list[str]) -> tuple[str, str]:
+        """The leaks of this test, and why they could not be looked for. Adds what the kernel says meanwhile."""
+        self.log.mark(f"{SCAN}({kmemleak.LIMIT:g} s) {item.nodeid}")
+        leaks = trouble = ""
+        try:
+            leaks = detector.leaks()
+        except OSError as error:
+            trouble = f"leaks cannot be looked for: {error}"
+        lines += [line for line in _without_finds(self.log.read()) if SCAN not in line]
+        return leaks, trouble
+
+
+def _without_finds(lines: list[str]) -> list[str]:
+    """The log without what our own scans add to it: the records that they found say it better."""
+    return [line for line in lines if not kmemleak.FOUND.search(line)]
 
 
 def limit_of(item: pytest.Item) -> float:
@@ -87,13 +131,28 @@ def limit_of(item: pytest.Item) -> float:
     return float(marker.args[0]) if marker else DEFAULT_LIMIT
 
 
-def verdict(found: list[Splat], expected: list[str]) -> str:
-    """What is wrong with a test's splats, given regular expressions on the titles it expects; empty if nothing."""
-    surprises = [splat for splat in found if not any(re.search(regex, splat.title) for regex in expected)]
+def verdict(
+    found: list[Splat], expected: list[str], known: list[str], *, complete: bool = True
+) -> tuple[str, list[list[str]]]:
+    """What is wrong with a test's splats, empty if nothing, and which of them are excused: regex and title of each.
+
+    ``expected`` and ``known`` are regular expressions on titles: of the test's markers, and of known_issues.toml. Only
+    a test whose call was ``complete`` need have provoked what it expects.
+    """
+    excused: list[list[str]] = []
+    surprises: list[Splat] = []
+    for splat in found:
+        if first_match(expected, splat.title) is not None:
+            continue
+        if (regex := first_match(known, splat.title)) is not None:
+            excused.append([regex, splat.title])
+        else:
+            surprises.append(splat)
     if surprises:
-        titles = "; ".join(splat.title for splat in surprises)
-        return f"the kernel complained: {titles}\n\n" + "\n\n".join(splat.text for splat in surprises)
+        titles = "; ".join(dict.fromkeys(splat.title for splat in surprises))
+        texts = "\n\n".join(splat.text for splat in surprises)
+        return f"the kernel complained: {titles}\n\n{texts}", excused
     missing = [regex for regex in expected if not any(re.search(regex, splat.title) for splat in found)]
-    if missing:
-        return f"the kernel did not complain as expected: no splat matches {missing[0]!r}"
-    return ""
+    if missing and complete:
+        return f"the kernel did not complain as expected: no splat matches {missing[0]!r}", excused
+    return "", excused

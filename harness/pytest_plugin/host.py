@@ -19,10 +19,12 @@ from harness.guest.launch import Guest
 from harness.guest.pool import GuestPool
 from harness.guest.snapshot import warmed
 from harness.guest.spec import check_size, make_spec
-from harness.kernel.obtain import obtain
+from harness.kernel.obtain import obtain, resolve
 from harness.model import Outcome, Request, Result
 from harness.paths import project_root
-from harness.pytest_plugin.results import Run, open_folder, run_folder
+from harness.pytest_plugin import known_issues
+from harness.pytest_plugin.evidence import part_of_console
+from harness.pytest_plugin.results import Life, Run, open_folder, run_folder
 from harness.pytest_plugin.watch import Watch
 
 
@@ -75,6 +77,9 @@ class HostSide:
         _check_paths(self.config)
         check_size(option("--guest-memory"), option("--guest-cpus"))
         request = Request.parse(option("--kernel")).anchored(self.config.invocation_params.dir)
+        issues = known_issues.load(self.config.rootpath / known_issues.FILE)
+        if option("--kmemleak"):
+            _check_kmemleak(request, self.tell)
         kernel = obtain(request, events=self.tell, update=option("--update"))
         folder = run_folder(self.config.rootpath / "results", option("--results"))
         spec, host = make_spec(
@@ -98,6 +103,8 @@ class HostSide:
             count=self.count,
             tests=[_from_root(self.config, test) for test in tests],
             options=_selecting(self.config),
+            known=known_issues.KnownIssues(issues, version=kernel.version),
+            max_skips=option("--max-skips"),
         )
         return self.watcher.run
 
@@ -114,6 +121,7 @@ class HostSide:
         """Pass an event on to whoever watches; keep what belongs into the results."""
         if isinstance(event, GuestEvent) and event.state == "ready":
             self.run.boots[event.name] = event.seconds
+            self.run.lives[event.name] = Life(len(self.run.lives) + 1, event.restored, event.seconds)
         self.watcher.sink(event)
 
     def leave(self, error: KproofError) -> NoReturn:
@@ -163,6 +171,8 @@ class HostSide:
         node.workerinput["kproof_folder"] = str(
             folder if folder.is_relative_to(self.config.rootpath) else self.config.rootpath
         )
+        node.workerinput["kproof_known_issues"] = self.run.known.regexes
+        node.workerinput["kproof_kmemleak"] = self.config.getoption("--kmemleak")
 
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
         if not self.collected:
@@ -217,6 +227,7 @@ class HostSide:
                 sched.mark_test_pending(crashitem)
             return
         report.duration = time.monotonic() - began
+        report.kproof_kernel_log = part_of_console(guest.console, crashitem)
         console = f"console of guest {guest.name}, last lines:\n{read_tail(guest.console)}"
         if hang := self.watch.hung.get(guest.name):
             report.kproof_hung = hang.title
@@ -229,6 +240,7 @@ class HostSide:
     def pytest_runtest_logreport(self, report: Any) -> None:
         outcome = self.run.report(report)
         if outcome:
+            self.guests[report.node.gateway.id].weigh()
             self.tell(TestEvent(outcome, len(self.run.ids)))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -252,7 +264,7 @@ class HostSide:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         run = self.watcher.run
-        if exitstatus == pytest.ExitCode.OK and run and (run.deaths_outside_tests or run.complaints):
+        if exitstatus == pytest.ExitCode.OK and run and run.is_bad:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         try:
             self._finish(session.exitstatus)
@@ -266,12 +278,17 @@ class HostSide:
     def _finish(self, status: int) -> None:
         self.stack.close()
         if (run := self.watcher.run) and not run.finished:
+            for guest in self.pool.guests if "pool" in vars(self) else []:
+                if guest.name in run.lives:
+                    run.lives[guest.name].peak_mb = guest.peak_mb
             error = self.watcher.error
             run.finish(error.exit_status if error else 130 if self.watcher.interrupted else int(status))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self.watcher.run:
-            terminalreporter.write_line(f"results: {self.watcher.run.folder}")
+        if run := self.watcher.run:
+            for line in [*run.remarks(), *run.objections().values()]:
+                terminalreporter.write_line(f"kproof: {line}")
+            terminalreporter.write_line(f"results: {run.folder}")
 
 
 def _from_root(config: pytest.Config, test: str) -> str:
@@ -286,7 +303,17 @@ def _selecting(config: pytest.Config) -> list[str]:
     options = [f"--require-feature={name}" for name in config.getoption("--require-feature")]
     for name, value in (("-k", config.option.keyword), ("-m", config.option.markexpr)):
         options += [name, value] if value else []
+    options += ["--kmemleak"] if config.getoption("--kmemleak") else []
+    if (allowed := config.getoption("--max-skips")) is not None:
+        options += ["--max-skips", str(allowed)]
     return options + (["-x"] if config.option.maxfail == 1 else [])
+
+
+def _check_kmemleak(request: Request, events: Sink) -> None:
+    """Raises UserError for a kernel that will not have the leak detector, before it is built."""
+    if dict(resolve(request, events=events).settings).get("DEBUG_KMEMLEAK") != "y":
+        hint = "choose one that was built with" if request.source.startswith("kernel:") else "add"
+        raise UserError(f"--kmemleak needs a kernel with the leak detector: {hint} --flavour kmemleak")
 
 
 def _compile_programs() -> None:

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from harness import __version__
 from harness.errors import InfraError
 from harness.model import BAD, GuestSpec, Kernel, Outcome, Request, Result
+from harness.pytest_plugin.evidence import KERNEL_SECTION, taint_letters, taint_text
+from harness.pytest_plugin.known_issues import KnownIssues
 
 if TYPE_CHECKING:
     from junit_xml import TestCase, TestSuite
@@ -61,6 +63,20 @@ def open_folder(folder: Path, *, latest: bool) -> None:
         raise InfraError(f"the results folder {folder} cannot be made: {error.strerror}") from None
 
 
+@dataclass
+class Life:
+    """One guest's: from its start to its end."""
+
+    number: int
+    """The how manieth guest of this run it was that came to life, from 1."""
+    restored: bool
+    """From a snapshot; else booted."""
+    seconds: float
+    """From power-on to ready."""
+    peak_mb: float = 0.0
+    """The most memory that its QEMU was seen to have resident; 0: nobody saw it."""
+
+
 class Run:
     """Takes in what is reported, holds exactly one outcome per selected test, and writes it all down at the end."""
 
@@ -75,6 +91,8 @@ class Run:
         count: int,
         tests: list[str],
         options: Sequence[str] = (),
+        known: KnownIssues | None = None,
+        max_skips: int | None = None,
     ) -> None:
         self.folder = folder
         self.request = request
@@ -86,6 +104,10 @@ class Run:
         """The paths and test ids that were asked for, as a shell in the project's folder would write them."""
         self.options = list(options)
         """What else selects tests, or decides on them."""
+        self.known = known or KnownIssues()
+        self.max_skips = max_skips
+        self.lives: dict[str, Life] = {}
+        """By guest."""
         self.finished = False
         self.started = time.time()
         self._began = time.monotonic()
@@ -114,9 +136,21 @@ class Run:
         """Take a phase of a test (set-up, call, teardown) or a crash; returns the outcome once it is known."""
         guest = getattr(report, "kproof_guest", "")
         self.outside_tests(guest, getattr(report, "kproof_outside", []))
+        self.known.note(getattr(report, "kproof_known", []))
         for attribute, result in (("kproof_crash", Result.CRASHED), ("kproof_hung", Result.HUNG)):
             if title := getattr(report, attribute, ""):
-                return self.record(Outcome(report.nodeid, result, report.duration, title, str(report.longrepr), guest))
+                return self.record(
+                    Outcome(
+                        report.nodeid,
+                        result,
+                        round(report.duration, 3),
+                        title,
+                        str(report.longrepr),
+                        guest,
+                        kernel_log=getattr(report, "kproof_kernel_log", ""),
+                        phases=_durations(self._phases.pop(report.nodeid, [])),
+                    )
+                )
         phases = self._phases.setdefault(report.nodeid, [])
         phases.append(report)
         if report.when != "teardown":
@@ -137,10 +171,47 @@ class Run:
 
     def outside_tests(self, guest: str, complaints: list[list[str]]) -> None:
         """Take in what a guest's kernel complained of outside of any test: titles with their texts."""
-        self.complaints += [(guest, title, text) for title, text in complaints]
+        self.complaints += [(guest, title, text) for title, text in complaints if not self.known.excuse(title)]
 
     def counts(self) -> Counter[Result]:
         return Counter(outcome.result for outcome in self.outcomes.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether every selected test has run."""
+        results = [self.outcomes[nodeid].result if nodeid in self.outcomes else Result.NOT_RUN for nodeid in self.ids]
+        return Result.NOT_RUN not in results
+
+    def objections(self) -> dict[str, str]:
+        """Why the run as a whole is not good although none of its tests is bad: by what it is about, a line each."""
+        counts = self.counts()
+        found: dict[str, str] = {}
+        if self.max_skips is not None and counts[Result.SKIPPED] > self.max_skips:
+            found["skips"] = f"{_tests(counts[Result.SKIPPED])} skipped, and --max-skips allows {self.max_skips}"
+        if self.ids and not counts[Result.PASSED]:
+            told = ", ".join(f"{number} {result}" for result, number in sorted(counts.items())) or "none was run"
+            found["passed"] = f"not one test passed ({told}): such a run is never green"
+        if not self.whole:
+            missing = [nodeid for nodeid in self.ids if self._lacks(nodeid)]
+            found["complete"] = f"{_tests(len(missing))} not run, the first is {missing[0]}"
+        return found
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the run is red for something that is no test's."""
+        return bool(self.deaths_outside_tests or self.complaints or self.objections())
+
+    def _lacks(self, nodeid: str) -> bool:
+        return nodeid not in self.outcomes or self.outcomes[nodeid].result is Result.NOT_RUN
+
+    def remarks(self) -> list[str]:
+        """What else a person should know at the end, a line each."""
+        return self.known.remarks(whole=self.whole)
+
+    @property
+    def peak_mb(self) -> float:
+        """The most memory that one guest's QEMU had resident."""
+        return max((life.peak_mb for life in self.lives.values()), default=0.0)
 
     # -- writing down ------------------------------------------------------------------------------------------------
 
@@ -186,11 +257,23 @@ class Run:
                 "count": self.count,
             },
             "boots": {name: round(seconds, 2) for name, seconds in self.boots.items()},
+            "guests": {name: _rounded(asdict(life)) for name, life in self.lives.items()},
             "boot_failure": self.boot_failure,
             "deaths": self.deaths,
             "complaints_outside_tests": [list(complaint) for complaint in self.complaints],
+            "known_issues": self.known.to_json(whole=self.whole),
+            "objections": self.objections(),
             "summary": {str(result): number for result, number in sorted(self.counts().items())},
-            "outcomes": [outcome.to_json() for outcome in self.outcomes.values()],
+            "outcomes": [self._outcome_as_json(outcome) for outcome in self.outcomes.values()],
+        }
+
+    def _outcome_as_json(self, outcome: Outcome) -> dict[str, Any]:
+        life = self.lives.get(outcome.guest)
+        return {
+            **outcome.to_json(),
+            "boot": life.number if life else None,
+            "restored": life.restored if life else None,
+            "taint_letters": [taint_letters(flags) for flags in outcome.taint] if outcome.taint else None,
         }
 
     def _junit(self) -> str:
@@ -199,7 +282,8 @@ class Run:
         suites: list[TestSuite] = [self._kernel_suite()]
         by_feature: dict[str, list[TestCase]] = {}
         for outcome in self.outcomes.values():
-            by_feature.setdefault(_feature(outcome.nodeid), []).append(_test_case(outcome))
+            case = _test_case(outcome, self.lives.get(outcome.guest))
+            by_feature.setdefault(_feature(outcome.nodeid), []).append(case)
         suites += [TestSuite(name, cases) for name, cases in sorted(by_feature.items())]
         return str(to_xml_report_string(suites, prettyprint=True))
 
@@ -230,7 +314,14 @@ class Run:
             case = TestCase(f"guest {name} outside of any test", "kernel")
             case.add_failure_info(printable(title), printable(text))
             cases.append(case)
-        return TestSuite("kernel", cases, hostname=platform.node(), timestamp=self.started)
+        for name, line in self.objections().items():
+            case = TestCase(f"run {name}", "kernel")
+            case.add_failure_info(printable(line))
+            cases.append(case)
+        if remarks := self.remarks():
+            cases.append(TestCase("known issues", "kernel", stdout=printable("\n".join(remarks))))
+        properties = {"guest peak resident MB": round(self.peak_mb)} if self.peak_mb else None
+        return TestSuite("kernel", cases, properties=properties, hostname=platform.node(), timestamp=self.started)
 
     def _repro(self) -> str:
         """A script: without an argument it repeats the run, with a number one failure."""
@@ -238,7 +329,8 @@ class Run:
         command = ["kproof", "run", "--kernel", str(self.request), "--root", spec.launcher, "-n", str(self.count)]
         command += ["--memory", str(spec.memory_mb), "--cpus", str(spec.cpus), "--accel", spec.accel]
         failed = [outcome for outcome in self.outcomes.values() if outcome.result in BAD]
-        features = [option for option in self.options if option.startswith("--require-feature")]
+        judging = ("--require-feature", "--kmemleak")
+        features = [option for option in self.options if option.startswith(judging)]
         lines = [
             "#!/bin/sh",
             "# Repeats this run; `repro.sh N` repeats only failure N:",
@@ -265,23 +357,23 @@ def _feature(nodeid: str) -> str:
     return parts[-2] if len(parts) > 1 else parts[0]
 
 
-def _test_case(outcome: Outcome) -> TestCase:
+def _test_case(outcome: Outcome, life: Life | None) -> TestCase:
     from junit_xml import TestCase
 
     path, _, name = outcome.nodeid.partition("::")
     classname = path.removesuffix(".py").replace("/", ".")
     case = TestCase(printable(name or path), classname, outcome.seconds, file=path)
     message, detail = printable(outcome.message), printable(outcome.detail)
-    if outcome.result in (Result.FAILED, Result.ERROR):
-        before, after = outcome.taint
-        case.stdout = printable(f"kernel log of the test (taint {before} -> {after}):\n{outcome.kernel_log}")
+    case.stdout = printable(_evidence(outcome, life)) or None
     match outcome.result:
         case Result.FAILED:
             case.add_failure_info(message, detail)
         case Result.CRASHED | Result.HUNG:
             case.add_error_info(message, detail, error_type=str(outcome.result))
         case Result.ERROR:
-            case.add_error_info(message, detail)
+            case.add_error_info(message, detail, error_type=str(outcome.result))
+        case Result.XFAILED:
+            case.add_skipped_info(f"xfailed: {message}", detail)
         case Result.SKIPPED:
             case.add_skipped_info(message)
         case Result.NOT_RUN:
@@ -289,10 +381,25 @@ def _test_case(outcome: Outcome) -> TestCase:
     return case
 
 
-def _outcome(phases: list[Any], guest: str) -> Outcome:
-    """One outcome of a test's phases: the first that did not pass decides, set-up and teardown failures are errors.
+def _evidence(outcome: Outcome, life: Life | None) -> str:
+    """For the standard output of a JUnit case: all that is known of a bad one, what was excused in any."""
+    lines = [f"known issue {regex!r} excuses: {title}" for regex, title in outcome.known]
+    if outcome.result is Result.PASSED and outcome.message:
+        lines.append(outcome.message)
+    if outcome.result in BAD:
+        if life:
+            lines.append(f"guest {outcome.guest}, number {life.number}, {'restored' if life.restored else 'booted'}")
+        if outcome.phases:
+            lines.append(", ".join(f"{when} {seconds:.3f} s" for when, seconds in outcome.phases.items()))
+        lines.append(taint_text(*outcome.taint) if outcome.taint else "taint: not known, the guest did not tell")
+        lines.append(f"kernel log of the test:\n{outcome.kernel_log}")
+    return "\n".join(lines)
 
-    A complaint of the kernel comes with the teardown, when all is over, and makes a test that passed a failed one.
+
+def _outcome(phases: list[Any], guest: str) -> Outcome:
+    """One outcome of a test's phases: the first that failed decides, else a skip; set-up and teardown make errors.
+
+    A complaint of the kernel comes with the teardown, when all is over, and makes a failed test of any other.
     """
     last = phases[-1]
     outcome = Outcome(
@@ -301,24 +408,44 @@ def _outcome(phases: list[Any], guest: str) -> Outcome:
         round(sum(report.duration for report in phases), 3),
         guest=guest,
         kernel_log=getattr(last, "kproof_kernel_log", ""),
-        taint=tuple(getattr(last, "kproof_taint", (0, 0))),
+        taint=tuple(last.kproof_taint) if hasattr(last, "kproof_taint") else None,
+        phases=_durations(phases),
+        known=tuple((regex, title) for regex, title in getattr(last, "kproof_known", [])),
     )
-    for report in phases:
-        if report.passed:
-            continue
-        if report.skipped:
-            expected = getattr(report, "wasxfail", None)
-            reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
-            message = f"expected failure: {expected}" if expected is not None else reason
-            return replace(outcome, result=Result.SKIPPED, message=message)
-        failed = report.when == "call" or getattr(report, "kproof_failed", False)
+    if failed := [report for report in phases if report.failed]:
+        first, *more = failed
+        own = first.when == "call" or getattr(first, "kproof_failed", False)
+        place = {"setup": "in set-up: ", "teardown": "in teardown: "}[first.when] if not own else ""
         return replace(
             outcome,
-            result=Result.FAILED if failed else Result.ERROR,
-            message=_headline(report),
-            detail=_full_text(report),
+            result=Result.FAILED if own else Result.ERROR,
+            message=place + _headline(first),
+            detail="".join([_full_text(first), *map(_more_text, more)]),
         )
+    for report in phases:
+        expected = getattr(report, "wasxfail", None)
+        if report.skipped and expected is not None:
+            reason = expected.removeprefix("reason: ")  # so begins what pytest.xfail() says
+            return replace(outcome, result=Result.XFAILED, message=reason, detail=_full_text(report))
+        if report.skipped:
+            reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+            return replace(outcome, result=Result.SKIPPED, message=reason)
+        if expected is not None:  # not strict, else it had failed
+            reason = expected.removeprefix("reason: ")
+            return replace(outcome, message=f"passed, although a failure is expected: {reason}")
     return outcome
+
+
+def _durations(phases: list[Any]) -> dict[str, float]:
+    return {report.when: round(report.duration, 3) for report in phases}
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 2) if isinstance(value, float) else value for key, value in values.items()}
+
+
+def _tests(count: int) -> str:
+    return "1 test was" if count == 1 else f"{count} tests were"
 
 
 def _headline(report: Any) -> str:
@@ -330,3 +457,9 @@ def _headline(report: Any) -> str:
 def _full_text(report: Any) -> str:
     sections = "".join(f"\n--- {title} ---\n{content}" for title, content in report.sections)
     return f"{report.longreprtext}\n{sections}"
+
+
+def _more_text(report: Any) -> str:
+    """What a phase says that failed after another: without the captured output, which the first has shown."""
+    sections = "".join(f"\n{content}" for title, content in report.sections if title == KERNEL_SECTION)
+    return f"\n--- {report.when} ---\n{report.longreprtext}{sections}\n"

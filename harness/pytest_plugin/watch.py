@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from harness.errors import InfraError
 from harness.guest.launch import Guest
 from harness.guest.monitor import registers_and_nmi
-from harness.pytest_plugin.evidence import BEGIN, END
+from harness.pytest_plugin.evidence import BEGIN, END, SCAN
 
 LOOK = 0.5  # seconds between two looks at the consoles
 ANSWER = 4.0  # seconds, times the host's speed factor, that a guest has for each answer
 QUIET = 1.0  # a console that says nothing for so long has said all
 
-_BEGIN = re.compile(re.escape(BEGIN.encode()) + rb"\((?P<limit>[\d.]+) s\) (?P<test>[^\r\n]*)")
+_BEGIN = re.compile(rb"(?:%b|%b)\((?P<limit>[\d.]+) s\) (?P<test>[^\r\n]*)" % (BEGIN.encode(), SCAN.encode()))
 _END = re.compile(re.escape(END.encode()))
 
 

@@ -86,3 +86,16 @@ def test_the_summary_shows_failures_groups_skips_and_counts(capsys: pytest.Captu
     assert "20 lines before are in junit.xml" in output
     assert "skipped 3: kernel lacks netkit" in output
     assert output.splitlines()[-1] == "1 failed, 1 not run, 3 skipped, 1 passed, in 12.3 s; results/x"
+
+
+def test_the_summary_says_what_is_wrong_with_a_run_without_a_bad_test(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [Outcome("a.py::test_skip", Result.SKIPPED, message="m"), Outcome("a.py::test_xfail", Result.XFAILED)]
+    summary(
+        outcomes, seconds=1, folder="x", remarks=["known issue, 1 x: W"], objections=["not one passed"], peak_mb=228.6
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "skipped 1: m",
+        "known issue, 1 x: W",
+        "not one passed",
+        "1 skipped, 1 xfailed, in 1.0 s; up to 229 MB per guest; x",
+    ]

@@ -132,3 +132,12 @@ def test_a_worker_without_a_pool_ends_with_the_infra_status() -> None:
     process = worker("kproof-nobody-listens")
     assert process.wait(20) == 3
     process.communicate()
+
+
+def test_a_guests_peak_memory_is_read_before_it_goes(tmp_path: Path) -> None:
+    with GuestPool(spec(tmp_path), ahead=2, launcher=fake_launcher(lambda channel: None)) as pool:
+        first, second = pool.guests
+        second.process.kill()
+        second.process.wait()
+    assert 1 < first.peak_mb < 500
+    assert second.peak_mb == 0, "nobody looked in time"

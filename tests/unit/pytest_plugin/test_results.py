@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import xml.etree.ElementTree as ET
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from harness.errors import InfraError
 from harness.guest.accel import Host
 from harness.model import GuestSpec, Kernel, Request, Result, SeriesState, SeriesStatus, Version
-from harness.pytest_plugin.results import Run, open_folder, printable, run_folder
+from harness.pytest_plugin.known_issues import KnownIssue, KnownIssues
+from harness.pytest_plugin.results import Life, Run, open_folder, printable, run_folder
 
 
 @pytest.fixture
@@ -97,13 +99,14 @@ def test_junit_has_a_kernel_suite_and_one_per_feature_and_is_xml_whatever_a_cons
     kernel = {case.get("name"): case for case in suites["kernel"].findall("testcase")}
     assert list(kernel) == [
         "source", "series netkit", "series xps_bpf", "config", "build", "boot g0", "guest g1 outside of any test",
+        "run complete",
     ]  # fmt: skip
     assert kernel["build"].get("time") == "123.400000"
     assert "IO_URING=n" in (kernel["config"].findtext("system-out") or "")
     assert kernel["series xps_bpf"].find("skipped") is not None
     assert kernel["guest g1 outside of any test"].find("failure") is not None
     cases = {case.get("name"): case for suite in suites.values() for case in suite.findall("testcase")}
-    assert len(cases) == 7 + 7
+    assert len(cases) == 8 + 7
     crash = cases["test_panic"].find("error")
     assert crash is not None
     assert crash.get("message") == "Kernel panic"
@@ -183,3 +186,117 @@ def test_a_lacking_feature_that_was_required_is_a_failure_not_an_error(run: Run)
     run.report(phase(nodeid, "setup", "failed", "feature netkit is required: CONFIG_NETKIT is n", kproof_failed=True))
     run.report(phase(nodeid, "teardown"))
     assert run.outcomes[nodeid].result is Result.FAILED
+
+
+def test_a_complaint_of_the_kernel_fails_a_test_whatever_else_became_of_it(run: Run) -> None:
+    complained = ("teardown", "failed", "the kernel complained: WARNING in foo")
+    for name, *phases in (
+        ("test_passed", *GOOD[:2]),
+        ("test_skipped", ("setup", "skipped", SKIP)),
+        ("test_failed", *GOOD[:1], ("call", "failed", "assert 1 == 2")),
+    ):
+        run.selected([name])
+        for when, outcome, longrepr in phases:
+            run.report(phase(name, when, outcome, longrepr))
+        run.report(phase(name, *complained, kproof_failed=True))
+    assert {outcome.result for outcome in run.outcomes.values()} == {Result.FAILED}
+    assert run.outcomes["test_skipped"].message == "the kernel complained: WARNING in foo"
+    both = run.outcomes["test_failed"]
+    assert both.message == "assert 1 == 2"
+    assert both.detail.count("the kernel complained: WARNING in foo") == 1
+
+
+def test_an_expected_failure_is_neither_a_skip_nor_a_pass(run: Run) -> None:
+    for name, outcome, longrepr in (
+        ("test_xfails", "skipped", "assert 0"),
+        ("test_xpasses", "passed", None),
+    ):
+        run.selected([name])
+        run.report(phase(name, "setup"))
+        run.report(phase(name, "call", outcome, longrepr, wasxfail="reason: bug 7"))
+        run.report(phase(name, "teardown"))
+    assert run.outcomes["test_xfails"].result is Result.XFAILED
+    assert run.outcomes["test_xfails"].message == "bug 7"
+    assert run.outcomes["test_xpasses"].result is Result.PASSED
+    assert run.outcomes["test_xpasses"].message == "passed, although a failure is expected: bug 7"
+    run.finish(0)
+    cases = {case.get("name"): case for case in ET.parse(run.folder / "junit.xml").getroot().iter("testcase")}
+    skipped = cases["test_xfails"].find("skipped")
+    assert skipped is not None
+    assert skipped.get("message") == "xfailed: bug 7"
+    assert "although a failure is expected: bug 7" in (cases["test_xpasses"].findtext("system-out") or "")
+
+
+@pytest.mark.parametrize(("max_skips", "bad"), [(None, False), (1, False), (0, True)])
+def test_too_many_skips_make_the_run_bad(run: Run, max_skips: int | None, bad: bool) -> None:
+    run.max_skips = max_skips
+    take(run, "test_good", *GOOD)
+    take(run, "test_skip", ("setup", "skipped", SKIP), *GOOD[2:])
+    assert run.is_bad == bad
+    run.finish(int(bad))
+    cases = ET.parse(run.folder / "junit.xml").getroot().iter("testcase")
+    failures = [case.find("failure") for case in cases if case.get("name") == "run skips"]
+    assert [failure.get("message") for failure in failures if failure is not None] == [
+        "1 test was skipped, and --max-skips allows 0"
+    ] * bad
+
+
+def test_a_run_without_a_passed_test_is_bad_and_one_without_any_test_is_not_for_that(run: Run) -> None:
+    assert run.objections() == {}
+    take(run, "test_skip", ("setup", "skipped", SKIP), *GOOD[2:])
+    assert run.objections() == {"passed": "not one test passed (1 skipped): such a run is never green"}
+    take(run, "test_good", *GOOD)
+    assert run.objections() == {}
+
+
+def test_a_selected_test_that_did_not_run_makes_the_run_bad(run: Run) -> None:
+    take(run, "test_good", *GOOD)
+    run.selected(["test_never"])
+    assert run.objections() == {"complete": "1 test was not run, the first is test_never"}
+
+
+def test_all_evidence_is_in_the_json_and_in_the_junit_of_what_is_bad(run: Run) -> None:
+    run.lives = {"g0": Life(3, True, 0.31, 228.5)}
+    run.selected(["a.py::test_bad", "a.py::test_crash"])
+    for when, outcome in (("setup", "passed"), ("call", "failed"), ("teardown", "passed")):
+        more = {"kproof_taint": [0, 512], "kproof_kernel_log": "[ 1.0] hello"} if when == "teardown" else {}
+        run.report(phase("a.py::test_bad", when, outcome, "assert 0" if outcome == "failed" else None, **more))
+    run.report(phase("a.py::test_crash", "setup"))
+    crash = {"kproof_crash": "Kernel panic", "kproof_kernel_log": "last words"}
+    run.report(phase("a.py::test_crash", "???", "failed", "console", **crash))
+    run.finish(1)
+    data = json.loads((run.folder / "run.json").read_text())
+    assert data["guests"] == {"g0": {"number": 3, "restored": True, "seconds": 0.31, "peak_mb": 228.5}}
+    bad, crashed = data["outcomes"]
+    assert [bad[key] for key in ("guest", "boot", "restored")] == ["g0", 3, True]
+    assert bad["phases"] == {"setup": 0.1, "call": 0.1, "teardown": 0.1}
+    assert (bad["taint"], bad["taint_letters"]) == ([0, 512], ["", "W"])
+    assert crashed["phases"] == {"setup": 0.1}
+    assert crashed["taint"] is None, "nobody lived to tell"
+    root = ET.parse(run.folder / "junit.xml").getroot()
+    texts = {case.get("name"): case.findtext("system-out") or "" for case in root.iter("testcase")}
+    assert texts["test_bad"].splitlines() == [
+        "guest g0, number 3, restored",
+        "setup 0.100 s, call 0.100 s, teardown 0.100 s",
+        "taint 0 -> 512 (W: kernel issued warning)",
+        "kernel log of the test:",
+        "[ 1.0] hello",
+    ]
+    assert "last words" in texts["test_crash"]
+    assert [(one.get("name"), one.get("value")) for one in root.iter("property")] == [("guest peak resident MB", "228")]
+
+
+def test_a_known_complaint_outside_of_any_test_is_told_and_fails_nothing(run: Run) -> None:
+    issue = KnownIssue(1, "in foo$", "old", "https://example.org", date(2026, 12, 31))
+    run.known = KnownIssues((issue,), date(2026, 11, 20))
+    take(run, "test_good", *GOOD)
+    run.outside_tests("g0", [["WARNING in foo", "text"]])
+    assert not run.is_bad
+    run.outside_tests("g0", [["WARNING in bar", "text"]])
+    assert run.is_bad
+    run.finish(1)
+    data = json.loads((run.folder / "run.json").read_text())
+    assert data["complaints_outside_tests"] == [["g0", "WARNING in bar", "text"]]
+    assert data["known_issues"]["matched"][0]["titles"] == {"WARNING in foo": 1}
+    names = [case.get("name") for case in ET.parse(run.folder / "junit.xml").getroot().iter("testcase")]
+    assert "known issues" in names

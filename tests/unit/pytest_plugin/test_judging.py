@@ -1,0 +1,87 @@
+"""What a test's splats mean for it, and the evidence that is cut out of a log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.guest.splats import splats
+from harness.model import Splat
+from harness.pytest_plugin.evidence import BEGIN, END, MOST, SCAN, part_of_console, taint_letters, taint_text
+from harness.pytest_plugin.guest import verdict
+
+
+def found(*functions: str) -> list[Splat]:
+    lines = "".join(
+        f"WARNING: CPU: 0 PID: 4 at net/x.c:1 {name}+0x1/0x2\n---[ end trace 0 ]---\n" for name in functions
+    )
+    return splats(lines)
+
+
+def test_a_surprise_fails_and_a_known_one_is_excused() -> None:
+    assert verdict([], [], []) == ("", [])
+    complaint, excused = verdict(found("foo", "bar"), [], ["in bar$"])
+    assert complaint.startswith("the kernel complained: WARNING in foo\n\nWARNING: CPU: 0")
+    assert "bar" not in complaint
+    assert excused == [["in bar$", "WARNING in bar"]]
+    assert verdict(found("bar"), [], ["nothing", "in bar$"]) == ("", [["in bar$", "WARNING in bar"]])
+
+
+def test_what_is_expected_needs_no_excuse() -> None:
+    assert verdict(found("bar"), ["in bar"], ["in bar$"]) == ("", [])
+
+
+def test_a_missing_one_counts_only_if_the_test_came_to_its_end() -> None:
+    assert "no splat matches 'in foo'" in verdict([], ["in foo"], [])[0]
+    assert verdict([], ["in foo"], [], complete=False) == ("", [])
+
+
+def test_the_same_title_is_named_once_with_each_text() -> None:
+    complaint, _ = verdict(found("foo", "foo"), [], [])
+    assert complaint.splitlines()[0] == "the kernel complained: WARNING in foo"
+    assert complaint.count("WARNING: CPU: 0") == 2
+
+
+def test_taint_is_decoded() -> None:
+    assert taint_letters(0) == ""
+    assert taint_letters(1 << 9 | 1 << 7 | 1 << 12) == "DWO"
+    assert taint_letters(1 << 40) == "(40)"
+    assert taint_text(0, 0) == "taint 0 -> 0"
+    assert taint_text(512, 512 + 16384) == "taint 512 -> 16896 (L: soft lockup occurred)"
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Path:
+    return tmp_path / "console.log"
+
+
+def write(console: Path, *lines: str) -> None:
+    console.write_bytes("\r\n".join([*lines, ""]).encode(errors="backslashreplace"))
+
+
+def test_the_part_of_the_test_that_ran_last_is_cut_out_of_a_console(console: Path) -> None:
+    write(
+        console,
+        *("booted", f"{BEGIN}(60 s) t.py::test_a", "of a", f"{END}t.py::test_a"),
+        *(f"{BEGIN}(60 s) t.py::test_b[ü]", "of b", f"{SCAN}(60 s) t.py::test_b[ü]", "Kernel panic"),
+    )
+    assert part_of_console(console, "t.py::test_b[ü]") == f"of b\n{SCAN}(60 s) t.py::test_b[ü]\nKernel panic\n"
+    assert part_of_console(console, "t.py::test_c") == ""
+    write(console, f"{BEGIN}(60 s) t.py::test_a")
+    assert part_of_console(console, "t.py::test_a") == ""
+
+
+def test_there_may_be_no_console_or_an_empty_one(console: Path) -> None:
+    assert part_of_console(console, "t.py::test_a") == ""
+    console.write_bytes(b"")
+    assert part_of_console(console, "t.py::test_a") == ""
+
+
+def test_of_a_flood_beginning_and_end_are_kept(console: Path) -> None:
+    write(console, f"{BEGIN}(60 s) t.py::test_a", "first", *["junk\x00" * 20] * 20_000, "last")
+    part = part_of_console(console, "t.py::test_a")
+    assert part.startswith("first\n")
+    assert part.endswith("last\n")
+    assert len(part) < MOST + 100
+    assert "bytes more are in console.log" in part
