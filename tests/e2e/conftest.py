@@ -22,6 +22,10 @@ from harness.model import Kernel, Request
 KPROOF = [sys.executable, "-m", "harness.cli"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; `make test` leaves it to `make faults`")
+
+
 @pytest.fixture(scope="session")
 def kernel() -> Kernel:
     """``debian:6.12`` with all series that apply: what ``kproof run`` builds."""
