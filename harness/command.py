@@ -17,6 +17,8 @@ from harness.errors import InfraError
 PACKAGES = {
     "gcc": "gcc",
     "ld": "binutils",
+    "objcopy": "binutils",
+    "addr2line": "binutils",
     "make": "make",
     "flex": "flex",
     "bison": "bison",

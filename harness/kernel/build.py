@@ -1,7 +1,7 @@
 """From a patched tree and requested settings to a kernel image.
 
 The object directory is a folder *inside* the source tree: kbuild then names every source file relative to it
-(``../net/core/dev.c``), so that neither objects nor compiler cache know where the cache folder is.
+(``../net/core/dev.c``), so that nothing but the debug information knows where the cache folder is.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ BUILD_LIMIT = 7200.0
 USUAL_OBJECTS = 1319
 """Objects of base and all features, counted on 6.12.117: the estimate before anything was ever built."""
 SHOWN_ERRORS = 3
+OBJECTS = ".kproof-"
+"""How the names of object directories begin."""
+STRIP_LIMIT = 120.0
+COMPRESSIONS = ("zstd", "zlib")
+"""Of debug sections, in order of preference: zstd takes an eighth of the time, but not every binutils has it."""
 
 IDENTICAL = {
-    # the same recipe gives the same bytes, wherever and whenever it is built
+    # the same recipe gives the same bytes whenever it is built, and, but for the debug information, wherever
     "KBUILD_BUILD_TIMESTAMP": "2020-01-01 00:00:00 UTC",
     "KBUILD_BUILD_USER": "kproof",
     "KBUILD_BUILD_HOST": "kproof",
@@ -118,9 +123,24 @@ def build(
     with entry.log.open("wb") as log:
         proof = bench.configure(log, named=named)
         bench.compile(log)
+    debug = fragments.parse_config(_text(bench.objects / ".config")).get("DEBUG_INFO") == "y"
     for name, product in PRODUCTS.items():
-        shutil.copyfile(bench.objects / product, entry.folder / name)
+        copy = compress_debug_information if debug and name == "vmlinux" else shutil.copyfile
+        copy(bench.objects / product, entry.folder / name)
     return entry.finish(Finished(bench.release(), proof, time.monotonic() - started, bench.output.objects))
+
+
+def compress_debug_information(vmlinux: Path, target: Path) -> None:
+    """Copy it with what source lines need, compressed: it boots as fast. Raises InfraError when objcopy fails.
+
+    A vmlinux of 53 MB becomes one of 33 MB; without debug information it had 20 MB (6.12.117).
+    """
+    for compression in COMPRESSIONS:
+        words = ["objcopy", "--remove-section=.debug_frame", f"--compress-debug-sections={compression}"]
+        last = compression == COMPRESSIONS[-1]
+        done = command.run([*words, vmlinux, target], limit=STRIP_LIMIT, check=last)
+        if done.status == 0:
+            return
 
 
 class Bench:
@@ -206,7 +226,7 @@ class Bench:
 
 def object_folder(tree: Tree, recipe: Recipe) -> Path:
     """One per tree, toolchain and debug flavours (which change nearly every object)."""
-    return tree.src / f".kproof-{digest([recipe.toolchain, recipe.arch, sorted(recipe.flavours)])}"
+    return tree.src / f"{OBJECTS}{digest([recipe.toolchain, recipe.arch, sorted(recipe.flavours)])}"
 
 
 def failure(output: Output, *, own: bool) -> KproofError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,13 @@ def test_a_kernel_has_all_that_is_promised(request_: Request) -> None:
     assert manifest["command"].startswith("kproof exec ")
     assert manifest["patches"][0]["name"] == "patches/queue/6.12/0001-queue.patch"
     assert "queue_of_choice" in (kernel.folder / manifest["patches"][0]["file"]).read_text()
+
+
+def test_debug_information_is_kept_compressed(request_: Request) -> None:
+    kernel = obtain(Request(source=request_.source, settings=("DEBUG_INFO=y",)))
+    headers = subprocess.run(["readelf", "-tW", kernel.vmlinux], check=True, capture_output=True, text=True).stdout
+    assert re.search(r"\.debug_info\n.*\n.*COMPRESSED", headers)
+    assert ".debug_frame" not in headers
 
 
 def test_the_command_in_the_manifest_means_the_same_kernel(request_: Request) -> None:
