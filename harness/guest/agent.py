@@ -63,6 +63,8 @@ MOUNTS = (
 # An NMI from the host makes a kernel that does nothing else any more say where it is. And the markers that cut its log
 # must not be dropped, as the kernel does with what user space writes in quick succession.
 SYSCTLS = {"unknown_nmi_panic": "1", "printk_devkmsg": "on"}
+# Where the kernel has a detector for tasks that hang, it shall speak before a test's limit (60 s) is over.
+SYSCTLS_IF_THERE = {"hung_task_timeout_secs": "30", "hung_task_check_interval_secs": "10"}
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -99,11 +101,30 @@ def supervise() -> None:
     if not child:
         serve()
     threading.Thread(target=_serve_control, daemon=True).start()
+    threading.Thread(target=_end_beheaded, args=(child,), daemon=True).start()
     while True:
         pid, status = os.wait()
         if pid == child:
             code = os.waitstatus_to_exitcode(status)
             _say(f"{WORKER_ENDED} with status {code}" if code >= 0 else f"{WORKER_ENDED} by signal {-code}")
+            return
+
+
+def _end_beheaded(child: int) -> None:
+    """End the tests' process once its main thread is gone: an oops kills the thread that met it, and no other.
+
+    The rest would live on without a word, and process 1 would not hear of it: such a main thread is a zombie that
+    wait(2) does not report (proc_pid_stat(5)).
+    """
+    while True:
+        time.sleep(1)
+        try:
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2][0]
+            others = len(os.listdir(f"/proc/{child}/task")) > 1
+        except FileNotFoundError:  # it ended, and all know it
+            return
+        if state == "Z" and others:
+            os.kill(child, signal.SIGKILL)
             return
 
 
@@ -172,6 +193,9 @@ def _prepare() -> None:
                 _mount(kind, place, options, MS_NOSUID)
     for name, value in SYSCTLS.items():
         Path("/proc/sys/kernel", name).write_text(f"{value}\n")
+    for name, value in SYSCTLS_IF_THERE.items():
+        if (path := Path("/proc/sys/kernel", name)).exists():
+            path.write_text(f"{value}\n")
     _loopback_up()
     sys.path[:] = [folder for folder in sys.path if folder]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.guest.agent import WORKER_ENDED
 from harness.guest.splats import splats
-from harness.model import SplatKind
+from harness.model import Splat, SplatKind
 
 # Panics that only say that an earlier report was the end; all others name their own reason.
 _CONSEQUENCE = re.compile(
@@ -15,6 +15,8 @@ _CONSEQUENCE = re.compile(
     r"Attempted to kill (?:init! exitcode=0x0000000[1-9a-f]|the idle)|killing interrupt handler|Out of memory|"
     r"deadlocked on memory|stack guard hit|stack overflow|Asynchronous SError"
 )
+# What the tests' process may be killed for.
+_DEADLY = {SplatKind.OOPS, SplatKind.BUG, SplatKind.LIST, SplatKind.OOM}
 # What no panic follows from.
 _HARMLESS = {SplatKind.NETDEV_REFERENCE, SplatKind.NETDEV_WATCHDOG, SplatKind.KMEMLEAK, SplatKind.PAGE_ALLOCATION}
 # Ends that are not the kernel's fault.
@@ -42,7 +44,8 @@ def read_tail(path: Path, lines: int = TAIL_LINES) -> str:
 def death_title(text: str) -> str:
     """The one line that names why a kernel died, or its Python ended; an empty text if neither did.
 
-    A panic that follows from an earlier report names that one, and where it happened, in brackets.
+    A panic that follows from an earlier report names that one, and where it happened, in brackets; so does the end of
+    a Python that the kernel killed.
 
     >>> death_title("BUG: kernel NULL pointer dereference\\nKernel panic - not syncing: Fatal exception")
     'Kernel panic - not syncing: Fatal exception (BUG: kernel NULL pointer dereference)'
@@ -51,10 +54,19 @@ def death_title(text: str) -> str:
     end = next((index for index, splat in enumerate(found) if splat.kind is SplatKind.PANIC), None)
     if end is None:
         other = _OTHER.search(text)
-        return (other["worker"] or f"the guest ended itself: {other['reboot']}") if other else ""
+        if not other:
+            return ""
+        if not other["worker"]:
+            return f"the guest ended itself: {other['reboot']}"
+        deadly = [splat for splat in found if splat.kind in _DEADLY]
+        return other["worker"] + (f" ({_cause(deadly[-1])})" if deadly and " by signal " in other["worker"] else "")
     panic = found[end]
     if not end or not _CONSEQUENCE.search(panic.title):
         return panic.title
-    cause = found[end - 1]
-    place = f" in {cause.function}" if cause.function and cause.function not in cause.heading else ""
-    return f"{panic.title} ({cause.heading}{place})"
+    return f"{panic.title} ({_cause(found[end - 1])})"
+
+
+def _cause(splat: Splat) -> str:
+    place = f" in {splat.function}" if splat.function and splat.function not in splat.heading else ""
+    # who asked for memory in vain says little
+    return splat.title if splat.kind is SplatKind.OOM else splat.heading + place

@@ -22,6 +22,25 @@ from harness.guest.console import death_title, read_tail
         ),
         ("\x1b[31mKernel panic - not syncing: No init\x1b[0m", "Kernel panic - not syncing: No init"),
         ("kproof: the guest's Python ended with status 3\nreboot: Power", "the guest's Python ended with status 3"),
+        (
+            "BUG: kernel NULL pointer dereference, address: 0000000000000000\n"
+            "Oops: Oops: 0002 [#1] SMP NOPTI\n"
+            "CPU: 0 UID: 0 PID: 38 Comm: init Not tainted 6.12.117 #1\n"
+            "RIP: 0010:netkit_xmit+0x0/0x10\n"
+            "---[ end trace 0000000000000000 ]---\n"
+            "kproof: the guest's Python ended by signal 9\n",
+            "the guest's Python ended by signal 9"
+            " (BUG: kernel NULL pointer dereference, address: 0000000000000000 in netkit_xmit)",
+        ),
+        (
+            "Out of memory: Killed process 38 (init) total-vm:575460kB\nkproof: the guest's Python ended by signal 9\n",
+            "the guest's Python ended by signal 9 (Out of memory)",
+        ),
+        (
+            "WARNING: CPU: 0 PID: 38 at net/core/dev.c:1 netif_rx+0x1/0x2\n---[ end trace 0 ]---\n"
+            "kproof: the guest's Python ended by signal 11\n",
+            "the guest's Python ended by signal 11",
+        ),
         ("reboot: Power down\n", "the guest ended itself: Power down"),
         ("a test prints: it will panic\n", ""),
     ],
