@@ -49,7 +49,7 @@ class GuestSide:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         if item.config.workerinput.get("kproof_kmemleak") and not self.detector:  # type: ignore[attr-defined]
-            self._start_detector()
+            self._start_detector(item)
         self._look_outside()
         self.taint_before = taint()
         self.called = False
@@ -77,9 +77,10 @@ class GuestSide:
         self._look_outside()
         session.config.workeroutput["kproof_outside"] = self.outside  # type: ignore[attr-defined]
 
-    def _start_detector(self) -> None:
+    def _start_detector(self, first: pytest.Item) -> None:
         """What leaked before the first test is no test's leak."""
         self.detector = kmemleak.Kmemleak()
+        self.log.mark(f"{SCAN}({kmemleak.LIMIT:g} s) {first.nodeid}")
         with contextlib.suppress(OSError):  # each test will ask, and say it
             self._note_outside(splats(self.detector.leaks()))
         self._note_outside(splats("\n".join(_without_finds(self.log.read()))))
