@@ -57,7 +57,9 @@ class HostSide:
         self.stack = ExitStack()
         self.guests: dict[str, Guest] = {}
         """By xdist's name of the worker."""
-        self.watch = Watch(lambda: list(self.guests.values()))
+        self.heard: set[str] = set()
+        """The tests whose end was reported; known before the report is looked at."""
+        self.watch = Watch(lambda: list(self.guests.values()), self._is_heard)
         self.collected: set[str] = set()
         """Workers that have told what they collected."""
         self.running: dict[str, float] = {}
@@ -190,7 +192,7 @@ class HostSide:
                 self.leave(UserError(" ".join(complaint.split())))
             self.run.outside_tests(guest.name, node.workeroutput["kproof_outside"])
             return
-        if str(error) != NOT_TERMINATED:  # the guest is well, but pytest did not start in it
+        if str(error) != NOT_TERMINATED and node.gateway.id not in self.collected:  # the guest is well
             self.leave(UserError(f"pytest does not start in the guest: {str(error).strip().splitlines()[-1]}"))
         how = guest.end(END_LIMIT)
         hang = self.watch.hung.get(guest.name)
@@ -200,9 +202,26 @@ class HostSide:
         self.run.deaths[guest.name] = title
         self.tell(GuestEvent(guest.name, f"died: {title}"))
         if node.gateway.id not in self.collected:
+        self._listen(node)
             self.deaths_before_tests += 1
             if self.deaths_before_tests >= COLLECTION_DEATHS:
                 self.leave(
+    def _listen(self, node: Any) -> None:
+        """Note at once what a worker reports: this thread may be busy with another one's guest for a while."""
+        take = node.process_from_remote
+
+        def note(event: Any) -> None:
+            if isinstance(event, tuple) and event[0] == "logfinish":
+                self.heard.add(event[1]["nodeid"])
+            take(event)
+
+        node.process_from_remote = note
+
+    def _is_heard(self, test: str) -> bool:
+        """Whether a test's report has come; so it is with a marker that names no test."""
+        run = self.watcher.run
+        return run is None or test not in run.ids or test in self.heard
+
                     InfraError(f"guests end before they have collected the tests: {title}; console: {guest.console}")
                 )
 

@@ -4,6 +4,8 @@ Which test a guest is in, since when, and how long it may take, is read from the
 they are there even when nothing else of the guest answers. A guest that overstays is asked twice. A kernel that still
 schedules answers on the console with the backtraces of processors and tasks; one that does not, even with interrupts
 off, is made to panic by an NMI, with a backtrace of where it is.
+
+A test whose end is on the console while its report does not come has spoilt the channel: closed it, or written to it.
 """
 
 from __future__ import annotations
@@ -13,18 +15,25 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from harness.errors import InfraError
 from harness.guest.launch import Guest
 from harness.guest.monitor import registers_and_nmi
+from harness.guest.stuck import where_stuck
 from harness.pytest_plugin.evidence import BEGIN, END, SCAN
 
 LOOK = 0.5  # seconds between two looks at the consoles
 ANSWER = 4.0  # seconds, times the host's speed factor, that a guest has for each answer
+REPORT = 15.0  # seconds, times the host's speed factor, that a test's report may take after its end
 QUIET = 1.0  # a console that says nothing for so long has said all
+CHUNK = 1 << 20  # bytes of a console that are read at once
+LONGEST = 1 << 13  # bytes of an unfinished line that are kept: its end may be a marker, and none is longer
+EXCERPT = 1 << 18  # bytes at either end of a console's part that are searched for the reason of a hang
 
-_BEGIN = re.compile(rb"(?:%b|%b)\((?P<limit>[\d.]+) s\) (?P<test>[^\r\n]*)" % (BEGIN.encode(), SCAN.encode()))
-_END = re.compile(re.escape(END.encode()))
+_MARKER = re.compile(
+    rb"(?:%b|%b)\((?P<limit>[\d.]+) s\) (?P<test>[^\r\n]*)|%b" % (BEGIN.encode(), SCAN.encode(), END.encode())
+)
 
 
 @dataclass
@@ -35,25 +44,37 @@ class _Watched:
     offset: int = 0
     rest: bytes = b""
     test: str = ""
+    ended: bool = True
+    """So its marker says; its report is under way."""
     limit: float = 0.0
     since: float = field(default_factory=time.monotonic)
+    """Of what ``limit`` is for: the test, or its report."""
+    began_at: int = 0
+    """Offset on the console."""
 
     def look(self) -> None:
+        """Read on, in pieces: a console may have grown by any amount."""
         try:
             with open(self.guest.console, "rb") as file:
                 file.seek(self.offset)
-                new = file.read()
+                while new := file.read(CHUNK):
+                    self.offset += len(new)
+                    self._take(self.rest + new)
         except FileNotFoundError:
             return
-        self.offset += len(new)
-        *lines, self.rest = (self.rest + new).split(b"\n")
-        for line in lines:
-            if begin := _BEGIN.search(line):
-                self.test = begin["test"].decode(errors="replace")
-                self.limit = float(begin["limit"]) * self.guest.spec.speed
-                self.since = time.monotonic()
-            elif _END.search(line):
-                self.test = ""
+
+    def _take(self, text: bytes) -> None:
+        whole = text.rfind(b"\n") + 1
+        self.rest = text[whole:][-LONGEST:]
+        for marker in _MARKER.finditer(text, 0, whole):
+            self.since = time.monotonic()
+            if marker["limit"]:
+                self.test, self.ended = marker["test"].decode(errors="replace"), False
+                self.limit = float(marker["limit"]) * self.guest.spec.speed
+                self.began_at = self.offset - len(text) + marker.end()
+            elif not self.ended:
+                self.ended = True
+                self.limit = REPORT * self.guest.spec.speed
 
     @property
     def overdue(self) -> bool:
@@ -73,9 +94,10 @@ class Hang:
 class Watch:
     """A context manager: a thread that looks at the consoles of guests as long as it is entered."""
 
-    def __init__(self, guests: Callable[[], list[Guest]]) -> None:
-        """``guests`` tells which guests have a worker now."""
+    def __init__(self, guests: Callable[[], list[Guest]], reported: Callable[[str], bool] = lambda test: True) -> None:
+        """``guests`` tells which guests have a worker now, ``reported`` whether a test's outcome is known."""
         self._guests = guests
+        self._reported = reported
         self._watched: dict[str, _Watched] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hang-watch", daemon=True)
@@ -96,13 +118,33 @@ class Watch:
                 watched = self._watched.setdefault(guest.name, _Watched(guest))
                 if guest.name not in self.hung and guest.process.poll() is None:
                     watched.look()
+                    if watched.ended and self._reported(watched.test):
+                        watched.test = ""
                     if watched.overdue:
                         self._end(watched)
 
     def _end(self, watched: _Watched) -> None:
         """Ask for evidence, then end the guest. What its kernel says goes to the console."""
         guest = watched.guest
-        hang = self.hung[guest.name] = Hang(f"no end within {watched.limit:.0f} s")
+        within = f"within {watched.limit:.0f} s"
+        spoilt = f"it ended, but no report of it came {within}: the guest's channel is spoilt"
+        hang = self.hung[guest.name] = Hang(spoilt if watched.ended else f"no end {within}")
+        try:
+            if _is_stopped(guest):
+                hang.title += " (QEMU is stopped by a signal)"
+                return
+            asked = guest.console.stat().st_size
+            self._ask(guest, hang)
+            during = _excerpt(guest.console, watched.began_at, asked)
+            if not watched.ended and (where := where_stuck(during, _excerpt(guest.console, asked))):
+                hang.title += f" ({where})"
+        except OSError as error:
+            hang.registers += f"\nthe console cannot be read: {error}"
+        finally:
+            guest.kill()
+            hang.over.set()
+
+    def _ask(self, guest: Guest, hang: Hang) -> None:
         limit = ANSWER * guest.spec.speed
         try:
             guest.control.sendall(b"dump\n")
@@ -111,9 +153,6 @@ class Watch:
             self._until_quiet(guest, limit)
         except (OSError, InfraError) as error:
             hang.registers = f"QEMU was asked for registers and an NMI, and did not answer: {error}"
-        finally:
-            guest.kill()
-            hang.over.set()
 
     def _until_quiet(self, guest: Guest, limit: float) -> None:
         """Wait until the console has not grown for a while, the guest has ended, or the limit."""
@@ -124,3 +163,23 @@ class Watch:
                 size, since = now, time.monotonic()
             elif time.monotonic() - since > QUIET:
                 return
+
+
+def _is_stopped(guest: Guest) -> bool:
+    """Whether job control or a debugger holds QEMU (proc_pid_stat(5))."""
+    try:
+        return Path(f"/proc/{guest.process.pid}/stat").read_text().rpartition(") ")[2][0] in "tT"
+    except FileNotFoundError:
+        return False
+
+
+def _excerpt(console: Path, start: int, end: int | None = None) -> str:
+    """A part of a console from one offset to another, or to its end; of a long part the first and the last bytes."""
+    with open(console, "rb") as file:
+        end = file.seek(0, 2) if end is None else end
+        file.seek(start)
+        data = file.read(min(end - start, 2 * EXCERPT))
+        if end - start > 2 * EXCERPT:
+            file.seek(end - EXCERPT)
+            data = data[:EXCERPT] + b"\n" + file.read(EXCERPT)
+    return data.decode(errors="backslashreplace").replace("\r", "")
