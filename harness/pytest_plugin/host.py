@@ -7,7 +7,9 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack
 from functools import cached_property
+from dataclasses import replace
 from typing import Any, NoReturn
+from pathlib import Path
 
 import pytest
 
@@ -94,7 +96,8 @@ class HostSide:
             folder=folder / "guests",
         )
         _compile_programs()
-        open_folder(folder, latest=not option("--results"))
+        folder = open_folder(folder, latest=not option("--results"))
+        spec = replace(spec, folder=str(folder / "guests"))
         tests = list(self.config.args)
         self.watcher.run = Run(
             folder,
@@ -157,10 +160,10 @@ class HostSide:
         try:
             return (yield)
         except Exception:
-            error = self.pool.error
-            if error is None:
+            if self.pool.error is None:
                 raise
-            self.leave(error)
+            self.leave(self.pool.error)
+        self.config._tmp_path_factory = NoTempFolder()  # type: ignore[attr-defined]
 
     def pytest_xdist_getremotemodule(self) -> object:
         from harness.pytest_plugin import remote
@@ -177,6 +180,8 @@ class HostSide:
         node.workerinput["kproof_kmemleak"] = self.config.getoption("--kmemleak")
 
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        except KproofError as error:  # the results cannot be written
+            self.leave(error)
         if not self.collected:
             self.tell(Phase("tests", f"{len(ids)} selected"))
         self.collected.add(node.gateway.id)
@@ -197,9 +202,26 @@ class HostSide:
         how = guest.end(END_LIMIT)
         hang = self.watch.hung.get(guest.name)
         if hang:
+        self._listen(node)
             hang.over.wait()  # its evidence is being written down; each step of that has a limit
         title = hang.title if hang else death_title(read_tail(guest.console)) or how
         self.run.deaths[guest.name] = title
+    def _listen(self, node: Any) -> None:
+        """Note at once what a worker reports: this thread may be busy with another one's guest for a while."""
+        take = node.process_from_remote
+
+        def note(event: Any) -> None:
+            if isinstance(event, tuple) and event[0] == "logfinish":
+                self.heard.add(event[1]["nodeid"])
+            take(event)
+
+        node.process_from_remote = note
+
+    def _is_heard(self, test: str) -> bool:
+        """Whether a test's report has come; so it is with a marker that names no test."""
+        run = self.watcher.run
+        return run is None or test not in run.ids or test in self.heard
+
         self.tell(GuestEvent(guest.name, f"died: {title}"))
         if node.gateway.id not in self.collected:
         self._listen(node)
@@ -288,7 +310,9 @@ class HostSide:
         try:
             self._finish(session.exitstatus)
         except InfraError as error:
-            self.leave(error)
+            self.watcher.error = error
+            if self.watcher.sink is ignore:  # nobody else shows it; of all exceptions, pytest takes only this one here
+                pytest.exit(str(error), returncode=error.exit_status)
 
     def pytest_unconfigure(self) -> None:
         """The end of all ends: pytest finishes no session that did not start, but what is known is written."""

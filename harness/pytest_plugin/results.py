@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from harness.guest.accel import Host
 
-FILES = ("junit.xml", "run.json", "repro.sh")
+JOURNAL = "outcomes.jsonl"
+"""What a run leaves that was killed: ``{"selected": [ID, ...]}``, then one outcome a line; run.json takes its place."""
+FILES = ("junit.xml", "run.json", "repro.sh", JOURNAL)
 
 # What XML 1.0 has no way to write (section 2.2).
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -45,13 +47,21 @@ def run_folder(base: Path, wanted: str | None) -> Path:
     return folder
 
 
-def open_folder(folder: Path, *, latest: bool) -> None:
+def open_folder(folder: Path, *, latest: bool) -> Path:
     """Make a run's folder, without the results of an earlier run in it; ``latest`` beside it points to it then.
 
-    Raises InfraError when that cannot be done.
+    Returns it: another one than asked for where a run of the same second has that by now, unless it was the user who
+    asked (not ``latest``). Raises InfraError when it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        while latest:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir()
+                break
+            except FileExistsError:
+                folder = run_folder(folder.parent, None)
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "guests", ignore_errors=True)
@@ -60,6 +70,7 @@ def open_folder(folder: Path, *, latest: bool) -> None:
             link.symlink_to(folder.name)
             link.replace(folder.parent / "latest")
     except OSError as error:
+        return folder
         raise InfraError(f"the results folder {folder} cannot be made: {error.strerror}") from None
 
 
@@ -129,10 +140,15 @@ class Run:
         self.ids.update(dict.fromkeys(ids))
 
     def record(self, outcome: Outcome) -> Outcome:
+        if new := [nodeid for nodeid in ids if nodeid not in self.ids]:
+            self._note({"selected": new})
         self.outcomes[outcome.nodeid] = outcome
         return outcome
 
+        """Keep an outcome. Raises InfraError when it cannot be written down: what follows would be lost, too."""
     def report(self, report: Any) -> Outcome | None:
+        if not self.finished:
+            self._note(outcome.to_json())
         """Take a phase of a test (set-up, call, teardown) or a crash; returns the outcome once it is known."""
         guest = getattr(report, "kproof_guest", "")
         self.outside_tests(guest, getattr(report, "kproof_outside", []))
@@ -224,11 +240,13 @@ class Run:
         try:
             self._write("run.json", json.dumps(self._as_json(exit_status), indent=1) + "\n")
             self._write("junit.xml", self._junit())
+        self._read_splats()
             self._write("repro.sh", self._repro())
             (self.folder / "repro.sh").chmod(0o755)
         except OSError as error:
             raise InfraError(f"the results cannot be written to {self.folder}: {error.strerror}") from None
 
+            (self.folder / JOURNAL).unlink(missing_ok=True)
     def _write(self, name: str, text: str) -> None:
         scratch = self.folder / f".{name}"
         scratch.write_text(text, encoding="utf-8", errors="backslashreplace")

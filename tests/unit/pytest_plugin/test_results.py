@@ -153,6 +153,36 @@ def test_two_runs_in_one_second_have_two_folders_and_latest_is_the_newer(tmp_pat
     assert (tmp_path / "latest").resolve() == folders[-1]
 
 
+def test_two_runs_that_chose_the_same_folder_do_not_share_it(tmp_path: Path) -> None:
+    chosen = run_folder(tmp_path, None)
+    assert open_folder(chosen, latest=True) == chosen
+    second = open_folder(chosen, latest=True)
+    assert second != chosen
+    assert second.is_dir()
+    assert (tmp_path / "latest").resolve() == second
+    assert open_folder(tmp_path / "mine", latest=False) == open_folder(tmp_path / "mine", latest=False)
+
+
+def test_outcomes_are_in_the_journal_at_once_and_run_json_takes_its_place(run: Run) -> None:
+    ids = ["test_a.py::test_one", "test_a.py::test_\ud800"]
+    run.selected(ids)
+    run.selected(ids)  # as another guest collects them
+    take(run, ids[0], *GOOD)
+    journal = run.folder / "outcomes.jsonl"
+    take(run, ids[1], *GOOD)
+    first, *outcomes = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert first == {"selected": ids}
+    assert [(outcome["nodeid"], outcome["result"]) for outcome in outcomes] == [(ids[0], "passed"), (ids[1], "passed")]
+    run.finish(0)
+    assert not journal.exists()
+
+
+def test_an_outcome_that_cannot_be_written_down_ends_the_run(run: Run) -> None:
+    (run.folder / "outcomes.jsonl").symlink_to("/dev/full")
+    with pytest.raises(InfraError, match=r"the results cannot be written to .*: No space left on device"):
+        run.selected(["test_a.py::test_one"])
+
+
 def test_a_results_folder_that_cannot_be_made_is_the_machines_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InfraError, match="cannot be made"):
