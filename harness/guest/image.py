@@ -14,10 +14,12 @@ import os
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -94,7 +96,7 @@ def frozen_root() -> RootImage:
     with disk_errors(cache_root()):
         identity = _identity(files)
         path = cache_root() / "roots" / f"{identity}.erofs"
-        if path.exists():
+        if _is_whole(path):
             path.touch()
         else:
             _make(files, path)
@@ -102,8 +104,26 @@ def frozen_root() -> RootImage:
     return RootImage(identity=identity, path=path)
 
 
+def _is_whole(image: Path) -> bool:
+    """Whether an image is there and as long as its superblock says (fs/erofs/erofs_fs.h)."""
+    try:
+        with open(image, "rb") as file:
+            file.seek(1024)
+            # magic, checksum, features, log2 of the block's size; root, inodes, time; count of blocks
+            magic, bits, blocks = struct.unpack("<I8xB23xI", file.read(40))
+    except (FileNotFoundError, struct.error):
+        return False
+    return bool(magic == 0xE0F5E1E2 and image.stat().st_size >= blocks << bits)
+
+
 def _forget_old(folder: Path) -> None:
-    """Keep the images used last. A QEMU that runs from one that is removed still has it open."""
+    """Keep the images used last. A QEMU that runs from one that is removed still has it open.
+
+    What runs left that were killed while they made one goes, too: that takes seconds, not an hour.
+    """
+    for left in folder.glob("making-*"):
+        if time.time() - left.stat().st_mtime > 3600:
+            shutil.rmtree(left, ignore_errors=True)
     images = sorted(folder.glob("*.erofs"), key=lambda image: image.stat().st_mtime)
     for image in images[:-KEPT]:
         image.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -48,6 +49,8 @@ def warmed(spec: GuestSpec, tests: list[str], events: Sink) -> GuestSpec:
     path = folder / f"{spec.kernel_identity}-{_key(spec, preload)}.snap"
     lock = cache_root() / "locks" / f"snapshot-{spec.kernel_identity}.lock"
     with locked(lock, what="makes a snapshot of this kernel", events=events):
+        for left in folder.glob(f"making-{spec.kernel_identity}-*"):  # by a run that was killed: the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
         if why_not := _unusable(path):
             if path.exists():
                 events(Notice(f"the snapshot of this kernel {why_not}: booting once to make it anew"))
@@ -129,7 +132,7 @@ def _unusable(path: Path) -> str:
 def _make(spec: GuestSpec, preload: tuple[str, ...], path: Path, events: Sink) -> None:
     """Boot a guest, let it collect the tests, and save it: whole, or not at all."""
     events(Phase("snapshot", "booting once"))
-    with tempfile.TemporaryDirectory(prefix="making-", dir=path.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"making-{spec.kernel_identity}-", dir=path.parent) as scratch:
         cold = replace(spec, folder=str(Path(spec.folder, "snapshot")), snapshot="")
         guest = launch(cold, "snapshot")
         try:
