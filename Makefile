@@ -1,5 +1,5 @@
 # `make run` and `make test` set up everything that is missing and go. ARGS are handed on: make run ARGS='--series netkit'
-.PHONY: run test setup lint unit e2e bench clean
+.PHONY: run test setup lint unit e2e faults bench clean
 
 run: setup
 	@.venv/bin/kproof run $(ARGS)
@@ -18,7 +18,11 @@ unit: setup
 	.venv/bin/pytest tests/unit -n 2 -q $(ARGS)
 
 e2e: setup
-	.venv/bin/pytest tests/e2e -v -rs $(ARGS)
+	.venv/bin/pytest tests/e2e -v -rs -m "not slow" $(ARGS)
+
+# Every fault that kproof must survive, provoked for real, and the table of what became of it; `make test` has the fast ones
+faults: setup
+	.venv/bin/pytest tests/e2e/faults -v -rs $(ARGS)
 
 # How fast guests answer, against virtme-ng on the same kernel
 bench: setup

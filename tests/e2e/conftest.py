@@ -77,7 +77,7 @@ class Project:
 
     def detail(self, name: str) -> dict[str, Any]:
         data = json.loads((self.latest / "run.json").read_text())
-        found: dict[str, Any] = next(o for o in data["outcomes"] if o["nodeid"].endswith("::" + name))
+        found: dict[str, Any] = next(o for o in data["outcomes"] if f"::{o['nodeid']}".endswith("::" + name))
         return found
 
     def junit(self) -> ET.Element:
