@@ -29,6 +29,9 @@ from harness.guest.launch import Guest, launch
 from harness.guest.snapshot import discard
 from harness.model import GuestSpec
 
+LOST = "lost"
+"""State of a guest that was ready and died before a worker came for it."""
+
 
 class GuestPool:
     """A context manager: guests are started on entry and gone on exit."""
@@ -42,6 +45,10 @@ class GuestPool:
         self._events = events
         self._launch = launcher
         self._ready: deque[Guest] = deque()
+        """Started, and not asked yet whether they are there."""
+        self._spare: Guest | None = None
+        """One that has obeyed its orders and waits for a worker."""
+        self._expected = 0
         self._all: list[Guest] = []
         self._handed: list[Guest] = []
         self._lock = threading.Lock()
@@ -77,6 +84,10 @@ class GuestPool:
         with contextlib.suppress(OSError):  # closed before
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+
+    def expect(self, number: int) -> None:
+        """After the next guest, so many more will be fetched: one is made ready as soon as that is handed out."""
+        self._expected = number
 
     @property
     def guests(self) -> list[Guest]:
@@ -136,6 +147,21 @@ class GuestPool:
         _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid != os.getuid():  # an abstract name is open to every user of the host
             return
+        guest = self._take_spare() or self._make_ready()
+        self._handed.append(guest)
+        socket.send_fds(connection, [b"\n"], [guest.channel.fileno()])
+        guest.channel.close()  # the worker's process holds it now: its end is the guest's end of file
+        if self._expected > 0:
+            self._spare = self._make_ready()
+
+    def _take_spare(self) -> Guest | None:
+        spare, self._spare = self._spare, None
+        if spare and spare.process.poll() is not None:
+            self._events(GuestEvent(spare.name, LOST))
+            return None
+        return spare
+
+    def _make_ready(self) -> Guest:
         guest = self._ready.popleft() if self._ready else self._start()
         try:
             wait_ready(guest)
@@ -145,10 +171,9 @@ class GuestPool:
             guest = self._start_cold(error)
             wait_ready(guest)
         waited = time.monotonic() - guest.started
+        guest.weigh()  # it may be gone before anybody looks again
         self._events(GuestEvent(guest.name, "ready", waited, restored=bool(guest.spec.snapshot)))
-        self._handed.append(guest)
-        socket.send_fds(connection, [b"\n"], [guest.channel.fileno()])
-        guest.channel.close()  # the worker's process holds it now: its end is the guest's end of file
+        return guest
 
 
 def _as_ours(error: Exception) -> KproofError:

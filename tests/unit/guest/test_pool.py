@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BootError, InfraError
+from harness.events import Event, GuestEvent
 from harness.guest.launch import Guest
-from harness.guest.pool import GuestPool
+from harness.guest.pool import LOST, GuestPool
 from harness.model import GuestSpec
 
 
@@ -141,3 +143,53 @@ def test_a_guests_peak_memory_is_read_before_it_goes(tmp_path: Path) -> None:
         second.process.wait()
     assert 1 < first.peak_mb < 500
     assert second.peak_mb == 0, "nobody looked in time"
+
+
+def fetch(pool: GuestPool) -> str:
+    """Be a worker that comes and goes; returns the name of its guest."""
+    process = worker(pool.address)
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(b"hello\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"HELLO\n"
+    process.communicate(timeout=20)
+    return pool.last_handed.name
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_guest_that_is_expected_is_ready_before_it_is_fetched(tmp_path: Path) -> None:
+    events: list[Event] = []
+    ready = ["g0", "g1", "g2"]
+    with GuestPool(spec(tmp_path), ahead=1, events=events.append, launcher=fake_launcher(echo_agent)) as pool:
+        pool.expect(1)
+        assert fetch(pool) == "g0"
+        until(lambda: len([event for event in events if isinstance(event, GuestEvent) and event.state == "ready"]) == 2)
+        pool.expect(0)
+        assert fetch(pool) == "g1"
+        assert fetch(pool) == "g2"  # was not expected, and is there
+        assert len(pool.guests) == 3
+    assert [event.name for event in events if isinstance(event, GuestEvent) and event.state == "ready"] == ready
+
+
+def test_a_guest_that_dies_while_it_waits_is_said_and_not_handed_out(tmp_path: Path) -> None:
+    events: list[Event] = []
+    with GuestPool(spec(tmp_path), ahead=1, events=events.append, launcher=fake_launcher(echo_agent)) as pool:
+        pool.expect(1)
+        fetch(pool)
+        until(
+            lambda: any(
+                isinstance(event, GuestEvent) and event.state == "ready" and event.name == "g1" for event in events
+            )
+        )
+        pool.guests[1].process.kill()
+        pool.guests[1].process.wait()
+        pool.expect(0)
+        assert fetch(pool) == "g2"
+    assert [event.name for event in events if isinstance(event, GuestEvent) and event.state == LOST] == ["g1"]
