@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("-x", "--exitfirst", action="store_true", help="stop at the first failure")
     verb.add_argument("--require-feature", action="append", default=[], metavar="NAME", help="fail instead of skip")
     verb.add_argument("--cold", action="store_true", help="boot every guest instead of restoring a snapshot")
+    verb.add_argument("--fresh", action="store_true", help="a guest of its own, just restored, for each test")
     verb.add_argument("--kmemleak", action="store_true", help="look for leaks after each test (--flavour kmemleak)")
     verb.add_argument("--max-skips", type=_natural, metavar="N", help="more skipped tests make the run fail")
     verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
@@ -168,6 +169,7 @@ def _run(options: argparse.Namespace) -> int:
     pytest_arguments += ["-m", options.m] if options.m else []
     pytest_arguments += ["-x"] if options.exitfirst else []
     pytest_arguments += ["--cold"] if options.cold else []
+    pytest_arguments += ["--fresh"] if options.fresh else []
     pytest_arguments += ["--update"] if options.update else []
     pytest_arguments += ["--kmemleak"] if options.kmemleak else []
     pytest_arguments += ["--max-skips", str(options.max_skips)] if options.max_skips is not None else []

@@ -29,6 +29,7 @@ OPTIONS = (
     ("--guest-cpus", {"type": int, "metavar": "N", "default": 1, "help": "processors of a guest (1)"}),
     ("--accel", {"choices": ("kvm", "tcg"), "help": "accelerator (the best that works here)"}),
     ("--cold", {"action": "store_true", "help": "boot every guest instead of restoring a snapshot"}),
+    ("--fresh", {"action": "store_true", "help": "give each test a guest of its own, as @pytest.mark.fresh does"}),
     ("--results", {"metavar": "DIR", "help": "where this run's results go (results/DATE-TIME)"}),
     ("--kmemleak", {"action": "store_true", "help": "look for leaks after each test; needs flavour=kmemleak"}),
     ("--max-skips", {"type": _count, "metavar": "N", "help": "more skipped tests make the run fail"}),
@@ -51,15 +52,20 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the half that belongs to this side; before xdist looks at its options (it configures last)."""
     features.pytest_configure(config)
+    config.addinivalue_line("markers", "fresh: the test has a guest to itself, just restored, gone after it")
     config.addinivalue_line("markers", "expect_splat(regex): the kernel must complain in this way, and in no other")
     config.addinivalue_line(
         "markers", "timeout_s(seconds): the test is hung after this long, times the host's slowness"
     )
+    if not config.getoption("--kernel"):
+        return
     if hasattr(config, "workerinput"):
         from harness.pytest_plugin.guest import GuestSide
+        from harness.pytest_plugin.schedule import TellsFresh
 
         config.pluginmanager.register(GuestSide(), "kproof-guest-side")
-    elif config.getoption("--kernel") and not config.option.collectonly:
+        config.pluginmanager.register(TellsFresh(), "kproof-tells-fresh")
+    elif not config.option.collectonly:
         from harness.pytest_plugin.host import HostSide
 
         config.pluginmanager.register(HostSide(config), "kproof-host-side")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack
-from functools import cached_property
 from dataclasses import replace
-from typing import Any, NoReturn
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -18,7 +19,7 @@ from harness.events import Event, GuestEvent, Phase, Sink, TestEvent, ignore
 from harness.guest.console import death_title, read_tail
 from harness.guest.handshake import END_LIMIT
 from harness.guest.launch import Guest
-from harness.guest.pool import GuestPool
+from harness.guest.pool import LOST, GuestPool
 from harness.guest.snapshot import warmed
 from harness.guest.spec import check_size, make_spec
 from harness.kernel.obtain import obtain, resolve
@@ -27,6 +28,7 @@ from harness.paths import project_root
 from harness.pytest_plugin import known_issues
 from harness.pytest_plugin.evidence import part_of_console
 from harness.pytest_plugin.results import Life, Run, open_folder, run_folder
+from harness.pytest_plugin.schedule import Scheduler
 from harness.pytest_plugin.watch import Watch
 
 
@@ -48,6 +50,18 @@ NOT_TERMINATED = "Not properly terminated"
 # A guest that dies before it has collected the tests will do so again: the third time is enough.
 COLLECTION_DEATHS = 3
 
+# A test that had not begun when its guest died is run in another guest, unless this was the third: then it is why.
+NOT_BEGUN_DEATHS = 3
+
+
+class NoTempFolder:
+    """In place of pytest's: xdist makes one for each run on the host, where no test runs."""
+
+    _basetemp = None
+
+    def getbasetemp(self) -> Path:
+        return Path("/tmp")
+
 
 class HostSide:
     """Owns the kernel, the guests and the results of one pytest session."""
@@ -61,12 +75,18 @@ class HostSide:
         """By xdist's name of the worker."""
         self.heard: set[str] = set()
         """The tests whose end was reported; known before the report is looked at."""
+        self.dying: dict[str, Guest] = {}
+        """Guests whose kernel met an oops and lives on, by the test that provoked it, until all of that is told."""
+        self.retired: set[str] = set()
+        """The names of those that were ended for it."""
         self.watch = Watch(lambda: list(self.guests.values()), self._is_heard)
         self.collected: set[str] = set()
         """Workers that have told what they collected."""
         self.running: dict[str, float] = {}
         """The tests that have begun and not ended, and since when."""
         self.deaths_before_tests = 0
+        self.not_begun: Counter[str] = Counter()
+        """How often a test's guest died before it began."""
         self.count: int = config.option.numprocesses or 1
         # Makes xdist distribute; the addresses are known when it asks for them, in pytest_sessionstart.
         config.option.tx = ["popen"] * self.count
@@ -79,6 +99,8 @@ class HostSide:
         """The results; kernel and guest specification are made on the way."""
         option = self.config.getoption
         _check_paths(self.config)
+        if (way := self.config.option.dist) != "load":
+            raise UserError(f"tests are shared out among guests in one way only: leave --dist {way} out")
         check_size(option("--guest-memory"), option("--guest-cpus"))
         request = Request.parse(option("--kernel")).anchored(self.config.invocation_params.dir)
         issues = known_issues.load(self.config.rootpath / known_issues.FILE)
@@ -127,6 +149,9 @@ class HostSide:
         if isinstance(event, GuestEvent) and event.state == "ready":
             self.run.boots[event.name] = event.seconds
             self.run.lives[event.name] = Life(len(self.run.lives) + 1, event.restored, event.seconds)
+        if isinstance(event, GuestEvent) and event.state == LOST:
+            self._died(next(guest for guest in self.pool.guests if guest.name == event.name))
+            return
         self.watcher.sink(event)
 
     def leave(self, error: KproofError) -> NoReturn:
@@ -143,6 +168,7 @@ class HostSide:
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionstart(self) -> Generator[None, Any, Any]:
         """Start the guests, then let xdist connect its workers to them."""
+        self.config._tmp_path_factory = NoTempFolder()  # type: ignore[attr-defined]
         try:
             self.stack.enter_context(self.watch)  # before the pool: at the end, guests go first
             command = f"popen//python={sys.executable} -m harness.guest.worker {self.pool.address}"
@@ -159,16 +185,20 @@ class HostSide:
         """That xdist cannot have a worker is ours to explain: it knows of an end of file only."""
         try:
             return (yield)
+        except KproofError as error:  # the results cannot be written
+            self.leave(error)
         except Exception:
             if self.pool.error is None:
                 raise
             self.leave(self.pool.error)
-        self.config._tmp_path_factory = NoTempFolder()  # type: ignore[attr-defined]
 
     def pytest_xdist_getremotemodule(self) -> object:
         from harness.pytest_plugin import remote
 
         return remote
+
+    def pytest_xdist_make_scheduler(self, config: pytest.Config) -> Scheduler:
+        return Scheduler(config.pluginmanager.getplugin("dsession"), self.count, self.pool.expect)
 
     def pytest_configure_node(self, node: Any) -> None:
         self.guests[node.gateway.id] = self.pool.last_handed
@@ -176,12 +206,27 @@ class HostSide:
         node.workerinput["kproof_folder"] = str(
             folder if folder.is_relative_to(self.config.rootpath) else self.config.rootpath
         )
+        self._listen(node)
         node.workerinput["kproof_known_issues"] = self.run.known.regexes
         node.workerinput["kproof_kmemleak"] = self.config.getoption("--kmemleak")
 
+    def _listen(self, node: Any) -> None:
+        """Note at once what a worker reports: this thread may be busy with another one's guest for a while."""
+        take = node.process_from_remote
+
+        def note(event: Any) -> None:
+            if isinstance(event, tuple) and event[0] == "logfinish":
+                self.heard.add(event[1]["nodeid"])
+            take(event)
+
+        node.process_from_remote = note
+
+    def _is_heard(self, test: str) -> bool:
+        """Whether a test's report has come; so it is with a marker that names no test."""
+        run = self.watcher.run
+        return run is None or test not in run.ids or test in self.heard
+
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        except KproofError as error:  # the results cannot be written
-            self.leave(error)
         if not self.collected:
             self.tell(Phase("tests", f"{len(ids)} selected"))
         self.collected.add(node.gateway.id)
@@ -196,56 +241,29 @@ class HostSide:
             if complaint := node.workeroutput.get("kproof_usage_error"):
                 self.leave(UserError(" ".join(complaint.split())))
             self.run.outside_tests(guest.name, node.workeroutput["kproof_outside"])
+            guest.kill()  # it has told all; another may need its processor
             return
         if str(error) != NOT_TERMINATED and node.gateway.id not in self.collected:  # the guest is well
             self.leave(UserError(f"pytest does not start in the guest: {str(error).strip().splitlines()[-1]}"))
-        how = guest.end(END_LIMIT)
-        hang = self.watch.hung.get(guest.name)
-        if hang:
-        self._listen(node)
-            hang.over.wait()  # its evidence is being written down; each step of that has a limit
-        title = hang.title if hang else death_title(read_tail(guest.console)) or how
-        self.run.deaths[guest.name] = title
-    def _listen(self, node: Any) -> None:
-        """Note at once what a worker reports: this thread may be busy with another one's guest for a while."""
-        take = node.process_from_remote
-
-        def note(event: Any) -> None:
-            if isinstance(event, tuple) and event[0] == "logfinish":
-                self.heard.add(event[1]["nodeid"])
-            take(event)
-
-        node.process_from_remote = note
-
-    def _is_heard(self, test: str) -> bool:
-        """Whether a test's report has come; so it is with a marker that names no test."""
-        run = self.watcher.run
-        return run is None or test not in run.ids or test in self.heard
-
-        self.tell(GuestEvent(guest.name, f"died: {title}"))
+        title = self._died(guest)
         if node.gateway.id not in self.collected:
-        self._listen(node)
             self.deaths_before_tests += 1
             if self.deaths_before_tests >= COLLECTION_DEATHS:
                 self.leave(
-    def _listen(self, node: Any) -> None:
-        """Note at once what a worker reports: this thread may be busy with another one's guest for a while."""
-        take = node.process_from_remote
-
-        def note(event: Any) -> None:
-            if isinstance(event, tuple) and event[0] == "logfinish":
-                self.heard.add(event[1]["nodeid"])
-            take(event)
-
-        node.process_from_remote = note
-
-    def _is_heard(self, test: str) -> bool:
-        """Whether a test's report has come; so it is with a marker that names no test."""
-        run = self.watcher.run
-        return run is None or test not in run.ids or test in self.heard
-
                     InfraError(f"guests end before they have collected the tests: {title}; console: {guest.console}")
                 )
+
+    def _died(self, guest: Guest) -> str:
+        """Note how a guest ended that was not told to; returns that."""
+        how = guest.end(END_LIMIT)
+        hang = self.watch.hung.get(guest.name)
+        if hang:
+            hang.over.wait()  # its evidence is being written down; each step of that has a limit
+        title = hang.title if hang else death_title(read_tail(guest.console)) or how
+        guest.kill()  # closes what is open to it
+        self.run.deaths[guest.name] = title
+        self.tell(GuestEvent(guest.name, f"died: {title}"))
+        return title
 
     # -- tests -------------------------------------------------------------------------------------------------------
 
@@ -254,6 +272,9 @@ class HostSide:
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self.running.pop(nodeid, None)
+        if guest := self.dying.pop(nodeid, None):
+            self.retired.add(guest.name)
+            guest.kill()
 
     def pytest_handlecrashitem(self, crashitem: str, report: Any, sched: Any) -> None:
         """Say what xdist cannot know: how the guest ended. A test that had not begun is run in another guest."""
@@ -261,13 +282,15 @@ class HostSide:
         title = self.run.deaths[guest.name]
         began = self.running.pop(crashitem, None)
         report.kproof_guest = guest.name
-        if began is None:  # neither pytest nor results.py count what is not passed, failed or skipped
+        self.not_begun[crashitem] += began is None
+        if began is None and (crashitem in self.run.outcomes or self.not_begun[crashitem] < NOT_BEGUN_DEATHS):
+            # neither pytest nor results.py count what is not passed, failed or skipped
             report.outcome = "rescheduled"
             report.longrepr = f"guest {guest.name} ended outside of any test: {title}"
             if crashitem not in self.run.outcomes:
                 sched.mark_test_pending(crashitem)
             return
-        report.duration = time.monotonic() - began
+        report.duration = time.monotonic() - began if began else 0.0
         report.kproof_kernel_log = part_of_console(guest.console, crashitem)
         console = f"console of guest {guest.name}, last lines:\n{read_tail(guest.console)}"
         if hang := self.watch.hung.get(guest.name):
@@ -276,10 +299,13 @@ class HostSide:
         else:
             report.kproof_crash = title
             report.longrepr = f"crashed: {title}\n\n{console}"
+        self.config.pluginmanager.getplugin("dsession")._handlefailures(report)  # -x: xdist forgets it after a crash
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: Any) -> None:
         outcome = self.run.report(report)
+        if getattr(report, "kproof_died", False):
+            self.dying[report.nodeid] = self.guests[report.node.gateway.id]
         if outcome:
             self.guests[report.node.gateway.id].weigh()
             self.tell(TestEvent(outcome, len(self.run.ids)))
@@ -347,6 +373,7 @@ def _selecting(config: pytest.Config) -> list[str]:
     for name, value in (("-k", config.option.keyword), ("-m", config.option.markexpr)):
         options += [name, value] if value else []
     options += ["--kmemleak"] if config.getoption("--kmemleak") else []
+    options += ["--fresh"] if config.getoption("--fresh") else []
     if (allowed := config.getoption("--max-skips")) is not None:
         options += ["--max-skips", str(allowed)]
     return options + (["-x"] if config.option.maxfail == 1 else [])
