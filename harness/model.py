@@ -350,9 +350,11 @@ class Outcome:
     """Seconds of set-up, call and teardown, as far as they are known."""
     known: tuple[tuple[str, str], ...] = ()
     """Complaints of the kernel that known_issues.toml excuses: regex and title."""
+    splats: tuple[Splat, ...] = ()
+    """What the kernel complained of during the test, also if that was expected."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "splats": [splat.to_json() for splat in self.splats]}
 
 
 class SplatKind(StrEnum):
@@ -383,6 +385,24 @@ class SplatKind(StrEnum):
 
 
 @dataclass(frozen=True)
+class Frame:
+    """One function of a stack trace."""
+
+    function: str
+    """Without the suffixes that the compiler gives to parts and copies of a function."""
+    address: str = ""
+    """As printed: ``netif_rx+0x1f/0x40``, or ``nk_xmit+0x1/0x2 [netkit]`` in a module; empty: the trace has none."""
+    file: str = ""
+    """Where the kernel's source has it, as from the tree's root; empty if that is not known."""
+    line: int = 0
+    inlined: bool = False
+    """The compiler put it into the next frame's function; the trace itself has it not."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"function": self.function, "file": self.file, "line": self.line, "inlined": self.inlined}
+
+
+@dataclass(frozen=True)
 class Splat:
     """One report of trouble that a kernel printed."""
 
@@ -391,7 +411,9 @@ class Splat:
     """The same for the same trouble in another run: no addresses, numbers or processors in it."""
     function: str
     """Where it happened, without offset; empty if the report does not say."""
-    frames: tuple[str, ...]
+    at: Frame | None
+    """What the instruction pointer says; None if no registers were printed."""
+    frames: tuple[Frame, ...]
     """The functions of its first stack trace, innermost first; guessed ones if there are no others."""
     text: str
     """Its lines without timestamps, callers and colours."""
@@ -401,3 +423,14 @@ class Splat:
     """Where it begins in the log; the first line is 1."""
     cut: bool
     """Its end was never printed: the log, or another report, came first."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Without its text, which is part of a kernel's log."""
+        return {
+            "kind": str(self.kind),
+            "title": self.title,
+            "function": self.function,
+            "at": self.at.to_json() if self.at else None,
+            "frames": [frame.to_json() for frame in self.frames],
+            "cut": self.cut,
+        }

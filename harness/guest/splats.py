@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from harness.guest.splat_rules import HELPERS, RULES, VARYING, Rule
-from harness.model import Splat, SplatKind
+from harness.model import Frame, Splat, SplatKind
 
 _COMPILED = tuple((rule, re.compile(rule.pattern)) for rule in RULES)
 _ANY = re.compile("|".join(re.sub(r"\?P<\w+>", "?:", rule.pattern) for rule in RULES))
@@ -41,10 +41,11 @@ _STAMP = re.compile(
 _ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[@-~]|[^\[])")
 _CUT_HERE = "------------[ cut here ]------------"
 _CALL_TRACE = re.compile(r"\s*Call [Tt]race:")
-_POSITION = re.compile(r"(?:RIP: 0010:|EIP: |pc : )(?P<fn>[\w.$]+)\+0x")
+_AT = r"(?P<at>\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[\w-]+[^]]*\])?)"
+_POSITION = re.compile(rf"(?:RIP: 0010:|EIP: |pc : )(?P<fn>[\w.$]+)(?:{_AT}|\+0x)")
 _FRAME = re.compile(
     r"\s*(?:kmemleak:\s+)?(?:\[<[0-9a-f]+>\] )?(?P<guess>\? )?(?P<fn>[A-Za-z_][\w.$]*)"
-    r"(?:\+0x[0-9a-f]+/0x[0-9a-f]+| \([\w./-]+:\d+)"
+    rf"(?:{_AT}| \([\w./-]+:\d+)"
 )
 _STACK = re.compile(r"\s*<(?P<end>/?)[A-Z#]\w*>")
 _IN_TRACE = re.compile(
@@ -71,8 +72,10 @@ class _Report:
     lines: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     """Functions that headings and registers name, most telling first."""
-    frames: list[str] = field(default_factory=list)
-    guesses: list[str] = field(default_factory=list)
+    at: Frame | None = None
+    """Where the registers say that it happened."""
+    frames: list[Frame] = field(default_factory=list)
+    guesses: list[Frame] = field(default_factory=list)
     """Functions of the trace that were only found on the stack; all there is without an unwinder."""
     tracing: bool = False
     proven: bool = False
@@ -126,16 +129,17 @@ class _Report:
         if _CALL_TRACE.match(line):
             self.tracing = self.proven = True
         elif not self.frames and (position := _POSITION.match(line)):
-            self.places.append(_SUFFIX.sub("", position["fn"]))
+            frame = _frame(position)
+            self.places.append(frame.function)
+            self.at = self.at or frame
             self.proven = True
         elif _PROOF.match(line):
             self.proven = True
         elif self.tracing and not self.traced:
             if stack := _STACK.match(line):
                 self.open_stack = not stack["end"]
-            frame = _FRAME.match(line)
-            if frame:
-                (self.guesses if frame["guess"] else self.frames).append(_SUFFIX.sub("", frame["fn"]))
+            if match := _FRAME.match(line):
+                (self.guesses if match["guess"] else self.frames).append(_frame(match))
             elif self.frames or self.guesses:
                 self.traced = not _IN_TRACE.match(line) or "</TASK>" in line
 
@@ -145,7 +149,7 @@ class _Report:
         if rule is None or (rule.proof and not self.proven):
             return None
         frames = self.frames or self.guesses
-        places = self.places + frames
+        places = self.places + [frame.function for frame in frames]
         function = next((place for place in places if not HELPERS.fullmatch(place)), "".join(self.places[:1]))
         title = self.what
         if rule.kind is not SplatKind.PANIC:
@@ -156,7 +160,8 @@ class _Report:
         traced = frames and not self.open_stack
         complete = self.ended or rule.single or (traced and (not rule.end or rule.kind is SplatKind.PANIC))
         text = "\n".join(self.lines)
-        return Splat(rule.kind, title.strip(), function, tuple(frames), text, self.heading, self.line, cut=not complete)
+        cut = not complete
+        return Splat(rule.kind, title.strip(), function, self.at, tuple(frames), text, self.heading, self.line, cut)
 
 
 def splats(lines: Iterable[str] | str) -> list[Splat]:
@@ -192,6 +197,11 @@ def splats(lines: Iterable[str] | str) -> list[Splat]:
         elif report and _ASKS.match(line):
             asking = report
     return [splat for report in found if (splat := report.finish())]
+
+
+def _frame(match: re.Match[str]) -> Frame:
+    """What a line of the registers or of the trace tells."""
+    return Frame(_SUFFIX.sub("", match["fn"]), match["fn"] + match["at"] if match["at"] else "")
 
 
 def _heading(line: str) -> tuple[Rule, re.Match[str]] | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.errors import InfraError
+from harness.guest.symbols import source_lines
 from harness.model import BAD, GuestSpec, Kernel, Outcome, Request, Result
 from harness.pytest_plugin.evidence import KERNEL_SECTION, taint_letters, taint_text
 from harness.pytest_plugin.known_issues import KnownIssues
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 JOURNAL = "outcomes.jsonl"
 """What a run leaves that was killed: ``{"selected": [ID, ...]}``, then one outcome a line; run.json takes its place."""
 FILES = ("junit.xml", "run.json", "repro.sh", JOURNAL)
+
+PHASES = ("setup", "call", "teardown")
 
 # What XML 1.0 has no way to write (section 2.2).
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -54,7 +57,6 @@ def open_folder(folder: Path, *, latest: bool) -> Path:
     asked (not ``latest``). Raises InfraError when it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         while latest:
             folder.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -62,6 +64,7 @@ def open_folder(folder: Path, *, latest: bool) -> Path:
                 break
             except FileExistsError:
                 folder = run_folder(folder.parent, None)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "guests", ignore_errors=True)
@@ -69,8 +72,8 @@ def open_folder(folder: Path, *, latest: bool) -> Path:
             link = folder.parent / f".latest-{os.getpid()}"
             link.symlink_to(folder.name)
             link.replace(folder.parent / "latest")
-    except OSError as error:
         return folder
+    except OSError as error:
         raise InfraError(f"the results folder {folder} cannot be made: {error.strerror}") from None
 
 
@@ -79,7 +82,7 @@ class Life:
     """One guest's: from its start to its end."""
 
     number: int
-    """The how manieth guest of this run it was that came to life, from 1."""
+    """In which place it came to life among the guests of this run, from 1."""
     restored: bool
     """From a snapshot; else booted."""
     seconds: float
@@ -132,23 +135,25 @@ class Run:
         """How guests ended that were not told to, by guest."""
         self.complaints: list[tuple[str, str, str]] = []
         """Guest, title and text of what kernels complained of outside of any test."""
+        self.no_source_lines = ""
+        """Why the frames of traces have no source lines; empty: they have, or there are none."""
         self._phases: dict[str, list[Any]] = {}
 
     # -- taking in ---------------------------------------------------------------------------------------------------
 
     def selected(self, ids: list[str]) -> None:
+        if new := [nodeid for nodeid in ids if nodeid not in self.ids]:
+            self._note({"selected": new})
         self.ids.update(dict.fromkeys(ids))
 
     def record(self, outcome: Outcome) -> Outcome:
-        if new := [nodeid for nodeid in ids if nodeid not in self.ids]:
-            self._note({"selected": new})
-        self.outcomes[outcome.nodeid] = outcome
-        return outcome
-
         """Keep an outcome. Raises InfraError when it cannot be written down: what follows would be lost, too."""
-    def report(self, report: Any) -> Outcome | None:
+        self.outcomes[outcome.nodeid] = outcome
         if not self.finished:
             self._note(outcome.to_json())
+        return outcome
+
+    def report(self, report: Any) -> Outcome | None:
         """Take a phase of a test (set-up, call, teardown) or a crash; returns the outcome once it is known."""
         guest = getattr(report, "kproof_guest", "")
         self.outside_tests(guest, getattr(report, "kproof_outside", []))
@@ -167,6 +172,8 @@ class Run:
                         phases=_durations(self._phases.pop(report.nodeid, [])),
                     )
                 )
+        if report.when not in PHASES:  # its guest died before it began: it runs in another
+            return None
         phases = self._phases.setdefault(report.nodeid, [])
         phases.append(report)
         if report.when != "teardown":
@@ -237,16 +244,38 @@ class Run:
         for nodeid in self.ids:
             if nodeid not in self.outcomes:
                 self.record(Outcome(nodeid, Result.NOT_RUN, message="the run ended before this test"))
+        self._read_splats()
         try:
             self._write("run.json", json.dumps(self._as_json(exit_status), indent=1) + "\n")
             self._write("junit.xml", self._junit())
-        self._read_splats()
             self._write("repro.sh", self._repro())
             (self.folder / "repro.sh").chmod(0o755)
-        except OSError as error:
-            raise InfraError(f"the results cannot be written to {self.folder}: {error.strerror}") from None
-
             (self.folder / JOURNAL).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _read_splats(self) -> None:
+        """Give the outcomes their splats, and every trace in the results the source lines of its frames."""
+        told = [text for outcome in self.outcomes.values() for text in (outcome.detail, outcome.kernel_log)]
+        lines = source_lines(self.kernel, [*told, self.boot_failure, *(text for _, _, text in self.complaints)])
+        self.no_source_lines = lines.why_not
+        for outcome in list(self.outcomes.values()):
+            if outcome.detail or outcome.kernel_log:
+                self.record(lines.outcome(outcome))
+        self.boot_failure = lines.text(self.boot_failure)
+        self.complaints = [(guest, title, lines.text(text)) for guest, title, text in self.complaints]
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Append a line to the journal, with one write(2)."""
+        try:
+            with open(self.folder / JOURNAL, "ab", buffering=0) as file:
+                file.write(json.dumps(entry).encode() + b"\n")
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> InfraError:
+        return InfraError(f"the results cannot be written to {self.folder}: {error.strerror}")
+
     def _write(self, name: str, text: str) -> None:
         scratch = self.folder / f".{name}"
         scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -281,6 +310,7 @@ class Run:
             "complaints_outside_tests": [list(complaint) for complaint in self.complaints],
             "known_issues": self.known.to_json(whole=self.whole),
             "objections": self.objections(),
+            "no_source_lines": self.no_source_lines,
             "summary": {str(result): number for result, number in sorted(self.counts().items())},
             "outcomes": [self._outcome_as_json(outcome) for outcome in self.outcomes.values()],
         }

@@ -81,7 +81,7 @@ def read_case(path: Path) -> tuple[list[Expected], str]:
 
 def summary(splat: Splat, like: Expected) -> Expected:
     """A splat as a header would tell it, with what another tells."""
-    frames = None if like.frames is None else " ".join(splat.frames)
+    frames = None if like.frames is None else " ".join(frame.function for frame in splat.frames)
     last = None if like.last is None else splat.text.split("\n")[-1].strip()
     return Expected(splat.kind, splat.title, splat.function, frames, last, splat.cut)
 
