@@ -330,3 +330,11 @@ def test_a_known_complaint_outside_of_any_test_is_told_and_fails_nothing(run: Ru
     assert data["known_issues"]["matched"][0]["titles"] == {"WARNING in foo": 1}
     names = [case.get("name") for case in ET.parse(run.folder / "junit.xml").getroot().iter("testcase")]
     assert "known issues" in names
+
+
+def test_a_test_that_was_rescheduled_has_the_phases_of_its_own_run(run: Run) -> None:
+    run.selected(["test_it"])
+    run.report(phase("test_it", "???", "rescheduled", "guest g0 ended outside of any test"))
+    take(run, "test_it", *GOOD)
+    assert run.outcomes["test_it"].result is Result.PASSED
+    assert run.outcomes["test_it"].phases == {"setup": 0.1, "call": 0.1, "teardown": 0.1}
