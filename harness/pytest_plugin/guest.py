@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -18,6 +19,8 @@ from harness.pytest_plugin.features import Lacking
 from harness.pytest_plugin.known_issues import first_match
 
 DEFAULT_LIMIT = 60.0
+DIED = 1 << 7
+"""The taint of a kernel that has met an oops or a BUG (Documentation/admin-guide/tainted-kernels.rst)."""
 
 
 class GuestSide:
@@ -32,6 +35,8 @@ class GuestSide:
         self.log = KernelLog()
         self.outside: list[list[str]] = []
         """Title and text of each complaint outside of any test that is not reported yet."""
+        self.died = False
+        """The kernel lives on after an oops, with whatever that left locked or half done."""
         self.taint_before = 0
         self.called = False
         """Whether the running test has come to the end of its call, and passed it."""
@@ -47,6 +52,8 @@ class GuestSide:
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
+        while self.died:  # no test shall suffer from another one's oops: the host ends this guest
+            time.sleep(1)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         if item.config.workerinput.get("kproof_kmemleak") and not self.detector:  # type: ignore[attr-defined]
             self._start_detector(item)
@@ -97,6 +104,7 @@ class GuestSide:
         leaks, trouble = self._leaks(self.detector, item, lines) if self.detector else ("", "")
         found = splats("\n".join(lines)) + splats(leaks)
         report.kproof_kernel_log = "\n".join([*lines, leaks] if leaks else lines)
+        report.kproof_died = self.died = bool(report.kproof_taint[1] & DIED)
         report.kproof_taint = [self.taint_before, taint()]
         markers = [marker.args[0] for marker in item.iter_markers("expect_splat")]
         known = item.config.workerinput.get("kproof_known_issues", [])  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ from harness.pytest_plugin import known_issues
 from harness.pytest_plugin.evidence import part_of_console
 from harness.pytest_plugin.results import Life, Run, open_folder, run_folder
 from harness.pytest_plugin.schedule import Scheduler
-from harness.pytest_plugin.watch import Watch
+from harness.pytest_plugin.watch import COLLECTION, Watch
 
 
 class Watcher:
@@ -55,6 +55,12 @@ NOT_BEGUN_DEATHS = 3
 
 
 class NoTempFolder:
+# Bytes of a console that are worth a word on the disk's use.
+LARGE = 32 << 20
+
+RETIRED = "it was ended after an oops"
+
+
     """In place of pytest's: xdist makes one for each run on the host, where no test runs."""
 
     _basetemp = None
@@ -74,7 +80,7 @@ class HostSide:
         self.guests: dict[str, Guest] = {}
         """By xdist's name of the worker."""
         self.heard: set[str] = set()
-        """The tests whose end was reported; known before the report is looked at."""
+        """The tests whose end was reported, guests that have collected; known before that is looked at."""
         self.dying: dict[str, Guest] = {}
         """Guests whose kernel met an oops and lives on, by the test that provoked it, until all of that is told."""
         self.retired: set[str] = set()
@@ -218,13 +224,17 @@ class HostSide:
             if isinstance(event, tuple) and event[0] == "logfinish":
                 self.heard.add(event[1]["nodeid"])
             take(event)
+            elif isinstance(event, tuple) and event[0] == "collectionfinish":
+                self.heard.add(self.guests[node.gateway.id].name)
 
         node.process_from_remote = note
 
-    def _is_heard(self, test: str) -> bool:
-        """Whether a test's report has come; so it is with a marker that names no test."""
+    def _is_heard(self, guest: Guest, test: str) -> bool:
+        """Whether a test's report has come, or what a guest has collected; so it is with a marker of no test."""
         run = self.watcher.run
         return run is None or test not in run.ids or test in self.heard
+        if test == COLLECTION:
+            return guest.name in self.heard
 
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
         if not self.collected:
@@ -256,6 +266,9 @@ class HostSide:
     def _died(self, guest: Guest) -> str:
         """Note how a guest ended that was not told to; returns that."""
         how = guest.end(END_LIMIT)
+        if guest.name in self.retired:
+            self.tell(GuestEvent(guest.name, "ended"))
+            return RETIRED
         hang = self.watch.hung.get(guest.name)
         if hang:
             hang.over.wait()  # its evidence is being written down; each step of that has a limit
@@ -279,10 +292,10 @@ class HostSide:
     def pytest_handlecrashitem(self, crashitem: str, report: Any, sched: Any) -> None:
         """Say what xdist cannot know: how the guest ended. A test that had not begun is run in another guest."""
         guest = self.guests[report.node.gateway.id]
-        title = self.run.deaths[guest.name]
+        title = self.run.deaths.get(guest.name, RETIRED)
         began = self.running.pop(crashitem, None)
         report.kproof_guest = guest.name
-        self.not_begun[crashitem] += began is None
+        self.not_begun[crashitem] += began is None and guest.name not in self.retired
         if began is None and (crashitem in self.run.outcomes or self.not_begun[crashitem] < NOT_BEGUN_DEATHS):
             # neither pytest nor results.py count what is not passed, failed or skipped
             report.outcome = "rescheduled"
@@ -349,6 +362,8 @@ class HostSide:
         if (run := self.watcher.run) and not run.finished:
             for guest in self.pool.guests if "pool" in vars(self) else []:
                 if guest.name in run.lives:
+                if (size := guest.console.stat().st_size if guest.console.exists() else 0) > LARGE:
+                    self.tell(Notice(f"guest {guest.name} has filled {size >> 20} MB of the disk: {guest.console}"))
                     run.lives[guest.name].peak_mb = guest.peak_mb
             error = self.watcher.error
             run.finish(error.exit_status if error else 130 if self.watcher.interrupted else int(status))

@@ -25,11 +25,15 @@ from harness.pytest_plugin.evidence import BEGIN, END, SCAN
 
 LOOK = 0.5  # seconds between two looks at the consoles
 ANSWER = 4.0  # seconds, times the host's speed factor, that a guest has for each answer
+COLLECT = 60.0  # seconds, times the host's speed factor, in which a worker has to tell what it has collected
 REPORT = 15.0  # seconds, times the host's speed factor, that a test's report may take after its end
 QUIET = 1.0  # a console that says nothing for so long has said all
 CHUNK = 1 << 20  # bytes of a console that are read at once
 LONGEST = 1 << 13  # bytes of an unfinished line that are kept: its end may be a marker, and none is longer
 EXCERPT = 1 << 18  # bytes at either end of a console's part that are searched for the reason of a hang
+
+COLLECTION = "(collection)"
+"""In place of a test: what a worker does first."""
 
 _MARKER = re.compile(
     rb"(?:%b|%b)\((?P<limit>[\d.]+) s\) (?P<test>[^\r\n]*)|%b" % (BEGIN.encode(), SCAN.encode(), END.encode())
@@ -43,14 +47,17 @@ class _Watched:
     guest: Guest
     offset: int = 0
     rest: bytes = b""
-    test: str = ""
+    test: str = COLLECTION
     ended: bool = True
     """So its marker says; its report is under way."""
-    limit: float = 0.0
+    limit: float = COLLECT
     since: float = field(default_factory=time.monotonic)
     """Of what ``limit`` is for: the test, or its report."""
     began_at: int = 0
     """Offset on the console."""
+
+    def __post_init__(self) -> None:
+        self.limit *= self.guest.spec.speed
 
     def look(self) -> None:
         """Read on, in pieces: a console may have grown by any amount."""
@@ -69,9 +76,11 @@ class _Watched:
         for marker in _MARKER.finditer(text, 0, whole):
             self.since = time.monotonic()
             if marker["limit"]:
-                self.test, self.ended = marker["test"].decode(errors="replace"), False
+                test = marker["test"].decode(errors="replace")
+                if test != self.test:
+                    self.began_at = self.offset - len(text) + marker.end()
+                self.test, self.ended = test, False
                 self.limit = float(marker["limit"]) * self.guest.spec.speed
-                self.began_at = self.offset - len(text) + marker.end()
             elif not self.ended:
                 self.ended = True
                 self.limit = REPORT * self.guest.spec.speed
@@ -94,8 +103,10 @@ class Hang:
 class Watch:
     """A context manager: a thread that looks at the consoles of guests as long as it is entered."""
 
-    def __init__(self, guests: Callable[[], list[Guest]], reported: Callable[[str], bool] = lambda test: True) -> None:
-        """``guests`` tells which guests have a worker now, ``reported`` whether a test's outcome is known."""
+    def __init__(
+        self, guests: Callable[[], list[Guest]], reported: Callable[[Guest, str], bool] = lambda guest, test: True
+    ) -> None:
+        """``guests`` tells which guests have a worker now, ``reported`` whether a guest's word on a test has come."""
         self._guests = guests
         self._reported = reported
         self._watched: dict[str, _Watched] = {}
@@ -118,7 +129,7 @@ class Watch:
                 watched = self._watched.setdefault(guest.name, _Watched(guest))
                 if guest.name not in self.hung and guest.process.poll() is None:
                     watched.look()
-                    if watched.ended and self._reported(watched.test):
+                    if watched.ended and self._reported(guest, watched.test):
                         watched.test = ""
                     if watched.overdue:
                         self._end(watched)
@@ -127,8 +138,13 @@ class Watch:
         """Ask for evidence, then end the guest. What its kernel says goes to the console."""
         guest = watched.guest
         within = f"within {watched.limit:.0f} s"
-        spoilt = f"it ended, but no report of it came {within}: the guest's channel is spoilt"
-        hang = self.hung[guest.name] = Hang(spoilt if watched.ended else f"no end {within}")
+        if watched.test == COLLECTION:
+            title = f"no end of the collection {within}"
+        elif watched.ended:
+            title = f"it ended, but no report of it came {within}: the guest's channel is spoilt"
+        else:
+            title = f"no end {within}"
+        hang = self.hung[guest.name] = Hang(title)
         try:
             if _is_stopped(guest):
                 hang.title += " (QEMU is stopped by a signal)"

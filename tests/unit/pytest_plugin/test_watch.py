@@ -70,7 +70,7 @@ def test_a_test_that_ended_without_a_report_has_spoilt_the_channel(
     monkeypatch.setattr(watch, "LOOK", 0.05)
     monkeypatch.setattr(watch, "ANSWER", 0.1)
     say(guest, b"kproof: begin (60 s) test_it\nkproof: end test_it\n")
-    with Watch(lambda: [guest], lambda test: reported) as watching:
+    with Watch(lambda: [guest], lambda guest, test: reported) as watching:
         end = time.monotonic() + (0.6 if reported else 10)
         while time.monotonic() < end and not watching.hung:
             time.sleep(0.05)
@@ -80,6 +80,20 @@ def test_a_test_that_ended_without_a_report_has_spoilt_the_channel(
     else:
         assert "no report of it came within 0 s" in watching.hung["g0"].title
         assert guest.process.poll() is not None
+
+
+def test_a_worker_that_never_tells_what_it_has_collected_is_ended(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LOOK", 0.05)
+    monkeypatch.setattr(watch, "ANSWER", 0.1)
+    with Watch(lambda: [guest], lambda guest, test: test != "(collection)") as watching:
+        watching._watched["g0"] = _Watched(guest, limit=0.2)
+        end = time.monotonic() + 10
+        while time.monotonic() < end and not watching.hung:
+            time.sleep(0.05)
+        watching.hung["g0"].over.wait(5)
+    assert watching.hung["g0"].title == "no end of the collection within 0 s"
 
 
 def test_an_excerpt_of_a_long_part_has_both_its_ends(tmp_path: Path) -> None:
