@@ -1,36 +1,12 @@
-"""What becomes of tests whose guest lives, dies, or never comes up."""
+"""What becomes of tests, and of commands in guests. What a guest can die of is in faults/."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-from pathlib import Path
-from threading import Thread
 
 import pytest
 
-from tests.e2e.conftest import Project, wait_until
-
-GOOD_AND_CRASHING = """
-import ctypes, os, time
-import pytest
-
-@pytest.mark.parametrize("number", range(20))
-def test_good(number):
-    assert os.uname().release == "{release}"
-
-def test_panic():
-    print("about to die")
-    with open("/proc/sysrq-trigger", "w") as trigger:
-        trigger.write("c")
-
-def test_qemu_is_killed():
-    with open("/dev/console", "w") as console:
-        console.write("kill me now\\n")
-    time.sleep(60)
-    pytest.fail("nobody came")
-"""
+from tests.e2e.conftest import Project
 
 EVERY_KIND = """
 import os
@@ -68,45 +44,6 @@ def test_segfaults():
     import ctypes
     ctypes.string_at(0)
 """
-
-
-def test_a_panic_and_a_killed_qemu_cost_two_tests_and_no_more(project: Project) -> None:
-    """20 good tests, one panic, one QEMU killed under its test, on 2 guests: 20 passed, 2 crashed, exit 1."""
-    project.write("test_it.py", GOOD_AND_CRASHING.format(release=project.kernel.release))
-
-    def kill_the_qemu_that_asks() -> None:
-        def asked() -> list[Path]:
-            consoles = project.folder.glob("results/*/guests/*/console.log")
-            return [console for console in consoles if b"kill me now" in console.read_bytes()]
-
-        folder = wait_until(asked, "the test's request")[0].resolve().parent
-        for pid in project.guests():
-            if str(folder) in Path(f"/proc/{pid}/cmdline").read_text():
-                os.kill(pid, signal.SIGKILL)
-
-    killer = Thread(target=kill_the_qemu_that_asks, daemon=True)
-    killer.start()
-    status, output = project.run("test_it.py", "-n", "2")
-    killer.join(1)
-    assert status == 1, output
-    outcomes = project.outcomes()
-    assert {name: result for name, result in outcomes.items() if result != "passed"} == {
-        "test_panic": "crashed",
-        "test_qemu_is_killed": "crashed",
-    }
-    assert len(outcomes) == 22
-    panic, killed = project.detail("test_panic"), project.detail("test_qemu_is_killed")
-    assert panic["message"] == "Kernel panic - not syncing: sysrq triggered crash"
-    assert killed["message"] == "QEMU was killed by SIGKILL"
-    assert "Call Trace" in panic["detail"]
-    assert len(panic["detail"].splitlines()) <= 205
-    assert "20 passed" in output
-    assert "2 crashed" in output
-    errors = [case.get("name") for case in project.junit().iter("testcase") if case.find("error") is not None]
-    assert sorted(map(str, errors)) == ["test_panic", "test_qemu_is_killed"]
-    # one failure alone, by the script that the run left
-    script = (project.latest / "repro.sh").read_text()
-    assert "test_it.py::test_panic" in script
 
 
 def test_every_kind_of_outcome_is_told_apart(project: Project) -> None:

@@ -93,7 +93,7 @@ class Batch:
         signaller.start()
         files = [fault.file for fault in faults]
         try:
-            self.status, self.output = project.run(*files, "-n", "2", limit=3600)
+            self.status, project.output = project.run(*files, "-n", "2", limit=3600)
         finally:
             over.set()
             signaller.join()
@@ -102,10 +102,11 @@ class Batch:
 
 
 def _signal_those_that_ask(project: FaultProject, faults: list[Fault], over: Event) -> None:
-    """Send QEMU the signal that a test asks for on its console."""
+    """Send QEMU the signal that a test asks for on its console; weigh kproof meanwhile."""
     waiting = {f"fault: {fault.name}".encode(): fault.signal for fault in faults if fault.signal}
-    while waiting and not over.wait(0.2):
-        for console in project.folder.glob("results/2*/guests/*/console.log"):
+    while not over.wait(0.2):
+        project.weigh()
+        for console in project.folder.glob("results/2*/guests/*/console.log") if waiting else []:
             with open(console, "rb") as file:
                 text = file.read(1 << 20)
             for request in [request for request in waiting if request in text]:

@@ -10,6 +10,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Fault:
     signal: int = 0
     """What the host sends to the guest's QEMU when the test asks for it on the console."""
     slow: bool = False
-    check: Callable[[Project, dict[str, Any]], None] | None = None
+    check: Callable[[FaultProject, dict[str, Any]], None] | None = None
     """More that must be true of the outcome."""
 
     @property
@@ -66,6 +67,17 @@ class FaultProject(Project):
 
     cache: Path = field(default_factory=Path)
     options: tuple[str, ...] = ()
+    peak_mb: float = 0.0
+    """The most memory that a kproof of it had resident, as far as it was looked at."""
+    output: str = ""
+    """Of its last run."""
+
+    def weigh(self) -> None:
+        for process in self.processes:
+            with suppress(OSError):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                if peak := re.search(r"VmHWM:\s+(\d+) kB", status):
+                    self.peak_mb = max(self.peak_mb, int(peak[1]) / 1024)
 
     @property
     def scratch(self) -> Path:

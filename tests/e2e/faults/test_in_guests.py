@@ -19,7 +19,8 @@ def test_fault(fault: Fault, batch: Batch, row: Row) -> None:
     row.fault, row.expected = fault.name, " or ".join(fault.expected)
     found = {name: batch.project.detail(name) for name in (f"{fault.file}::{test}" for test in TESTS)}
     before, outcome, after = found.values()
-    row.seen, row.seconds = f"{outcome['result']}: {outcome['message']}".rstrip(": "), outcome["seconds"]
+    seen = f"{outcome['result']}: {outcome['message']}".rstrip(": ")
+    row.seen, row.seconds = "".join(c if c.isprintable() else "?" for c in seen), outcome["seconds"]
     assert outcome["result"] in fault.expected, outcome
     assert re.search(fault.title, outcome["message"]), outcome["message"]
     assert (before["result"], after["result"]) == ("passed", "passed"), found
@@ -34,8 +35,8 @@ def test_every_selected_test_has_exactly_one_outcome(batch: Batch, row: Row) -> 
     row.fault, row.expected = "(all of the above) outcomes", "one for each test"
     row.seen = "; ".join(batch.books) or row.expected
     assert batch.books == []
-    assert batch.status == 1, batch.output
-    assert "Traceback" not in batch.output
+    assert batch.status == 1, batch.project.output
+    assert "Traceback" not in batch.project.output
 
 
 def test_nothing_is_left(batch: Batch, row: Row) -> None:

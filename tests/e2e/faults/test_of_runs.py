@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -46,7 +47,13 @@ def the_next_run_is_not_disturbed(project: FaultProject) -> None:
     assert project.leftovers() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, id="SIGINT"),
+        pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted(project: FaultProject, row: Row, number: signal.Signals) -> None:
     row.fault, row.expected = f"kproof gets {number.name}", "status 130, results so far"
     process = start_and_wait_for_the_first_outcome(project)
@@ -82,6 +89,7 @@ def test_killed(project: FaultProject, row: Row) -> None:
     row.seen += "; next run: passed"
 
 
+@pytest.mark.slow
 def test_killed_while_it_makes_a_snapshot(project: FaultProject, row: Row) -> None:
     row.fault, row.expected = "kproof gets SIGKILL, saving a guest", "next run is well"
     project.write("test_it.py", ONE)
@@ -107,7 +115,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("when", ["in the middle", "at the end"])
+@pytest.mark.parametrize("when", [pytest.param("in the middle", marks=pytest.mark.slow), "at the end"])
 def test_disk_full(project: FaultProject, row: Row, small_disk: Path, when: str) -> None:
     """In the middle: an outcome cannot be noted. At the end: no result can be written."""
     row.fault, row.expected = f"disk full {when}", "status 3, one clear line"
@@ -136,6 +144,7 @@ def test_disk_full(project: FaultProject, row: Row, small_disk: Path, when: str)
     assert project.leftovers() == []
 
 
+@pytest.mark.slow
 def test_corrupt_snapshot(project: FaultProject, row: Row) -> None:
     row.fault, row.expected = "corrupt snapshot", "passed, made anew"
     project.write("test_it.py", ONE)
@@ -202,4 +211,20 @@ def test_two_runs_at_once(project: FaultProject, row: Row) -> None:
     assert len(folders) == 2
     for folder in folders:
         assert books(folder, {"test_it.py": TESTS}) == []
+    assert project.leftovers() == []
+
+
+@pytest.mark.slow
+def test_import_that_never_ends(project: FaultProject, row: Row) -> None:
+    row.fault, row.expected = "test file whose import never ends", "status 3, one clear line"
+    # a snapshot is made of what can be collected
+    project.write("conftest.py", "import os, time\nif 'KPROOF_GUEST' in os.environ:\n    time.sleep(3600)\n")
+    project.write("test_it.py", ONE)
+    status, output = project.run("test_it.py", "-n", "2")
+    row.seen = output.strip().splitlines()[-1].partition("; console")[0]
+    assert status == 3, output
+    assert re.fullmatch(
+        r"kproof: guests end before they have collected the tests: no end of the collection within \d+ s", row.seen
+    )
+    assert "Traceback" not in output
     assert project.leftovers() == []
