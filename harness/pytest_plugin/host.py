@@ -54,13 +54,13 @@ COLLECTION_DEATHS = 3
 NOT_BEGUN_DEATHS = 3
 
 
-class NoTempFolder:
 # Bytes of a console that are worth a word on the disk's use.
 LARGE = 32 << 20
 
 RETIRED = "it was ended after an oops"
 
 
+class NoTempFolder:
     """In place of pytest's: xdist makes one for each run on the host, where no test runs."""
 
     _basetemp = None
@@ -223,18 +223,18 @@ class HostSide:
         def note(event: Any) -> None:
             if isinstance(event, tuple) and event[0] == "logfinish":
                 self.heard.add(event[1]["nodeid"])
-            take(event)
             elif isinstance(event, tuple) and event[0] == "collectionfinish":
                 self.heard.add(self.guests[node.gateway.id].name)
+            take(event)
 
         node.process_from_remote = note
 
     def _is_heard(self, guest: Guest, test: str) -> bool:
         """Whether a test's report has come, or what a guest has collected; so it is with a marker of no test."""
         run = self.watcher.run
-        return run is None or test not in run.ids or test in self.heard
         if test == COLLECTION:
             return guest.name in self.heard
+        return run is None or test not in run.ids or test in self.heard
 
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
         if not self.collected:
@@ -265,10 +265,10 @@ class HostSide:
 
     def _died(self, guest: Guest) -> str:
         """Note how a guest ended that was not told to; returns that."""
-        how = guest.end(END_LIMIT)
         if guest.name in self.retired:
             self.tell(GuestEvent(guest.name, "ended"))
             return RETIRED
+        how = guest.end(END_LIMIT)
         hang = self.watch.hung.get(guest.name)
         if hang:
             hang.over.wait()  # its evidence is being written down; each step of that has a limit
@@ -361,9 +361,9 @@ class HostSide:
         self.stack.close()
         if (run := self.watcher.run) and not run.finished:
             for guest in self.pool.guests if "pool" in vars(self) else []:
-                if guest.name in run.lives:
                 if (size := guest.console.stat().st_size if guest.console.exists() else 0) > LARGE:
                     self.tell(Notice(f"guest {guest.name} has filled {size >> 20} MB of the disk: {guest.console}"))
+                if guest.name in run.lives:
                     run.lives[guest.name].peak_mb = guest.peak_mb
             error = self.watcher.error
             run.finish(error.exit_status if error else 130 if self.watcher.interrupted else int(status))
