@@ -35,9 +35,9 @@ class GuestSide:
         self.log = KernelLog()
         self.outside: list[list[str]] = []
         """Title and text of each complaint outside of any test that is not reported yet."""
+        self.taint_before = 0
         self.died = False
         """The kernel lives on after an oops, with whatever that left locked or half done."""
-        self.taint_before = 0
         self.called = False
         """Whether the running test has come to the end of its call, and passed it."""
         self.detector: kmemleak.Kmemleak | None = None
@@ -52,9 +52,9 @@ class GuestSide:
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         while self.died:  # no test shall suffer from another one's oops: the host ends this guest
             time.sleep(1)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         if item.config.workerinput.get("kproof_kmemleak") and not self.detector:  # type: ignore[attr-defined]
             self._start_detector(item)
         self._look_outside()
@@ -104,8 +104,8 @@ class GuestSide:
         leaks, trouble = self._leaks(self.detector, item, lines) if self.detector else ("", "")
         found = splats("\n".join(lines)) + splats(leaks)
         report.kproof_kernel_log = "\n".join([*lines, leaks] if leaks else lines)
-        report.kproof_died = self.died = bool(report.kproof_taint[1] & DIED)
         report.kproof_taint = [self.taint_before, taint()]
+        report.kproof_died = self.died = bool(report.kproof_taint[1] & DIED)
         markers = [marker.args[0] for marker in item.iter_markers("expect_splat")]
         known = item.config.workerinput.get("kproof_known_issues", [])  # type: ignore[attr-defined]
         complaint, report.kproof_known = verdict(found, markers, known, complete=self.called)

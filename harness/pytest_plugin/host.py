@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from harness.errors import BootError, InfraError, KproofError, UserError
-from harness.events import Event, GuestEvent, Phase, Sink, TestEvent, ignore
+from harness.events import Event, GuestEvent, Notice, Phase, Sink, TestEvent, ignore
 from harness.guest.console import death_title, read_tail
 from harness.guest.handshake import END_LIMIT
 from harness.guest.launch import Guest
