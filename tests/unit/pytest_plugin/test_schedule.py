@@ -32,6 +32,7 @@ class Worker:
         """Tests, and SHUTDOWN."""
         self.ran: list[str] = []
         self.ended = False
+        self.has_collected = False
         self._shutdown_sent = False
         self._events: Iterator[Event] = self._live()
         self._waits = False
@@ -48,6 +49,7 @@ class Worker:
     def send_runtest_some(self, indices: Sequence[int]) -> None:
         if self.ended:
             raise OSError("cannot send")
+        assert self.has_collected, "its tests may be others"
         assert SHUTDOWN not in self.told, "a test behind a shutdown is never run"
         self.told += indices
         self.world.sent.update(self.world.tests[index] for index in indices)
@@ -77,6 +79,7 @@ class Worker:
         yield "workerready", {"node": self, "workerinfo": {}}
         if world.fresh:
             yield "unscheduled", {"node": self, "indices": sorted(world.fresh)}
+        self.has_collected = True
         yield "collectionfinish", {"node": self, "ids": world.collected_by(self)}
         stop = ""
         while True:
@@ -290,6 +293,7 @@ def test_after_a_failure_with_exitfirst_nothing_begins_in_a_new_guest(
         world.run()
     after = world.workers[world.workers_at_failure :] if world.workers_at_failure else []
     assert [worker.ran for worker in after if worker.ran] == []
+    assert world.deaths or not after, "a worker that nobody needs"
     assert len(set(world.outcomes)) == len(world.outcomes)
     check_fresh_ones_were_alone(world)
     assert world.alive == []
@@ -309,6 +313,42 @@ def test_ordinary_tests_are_shared_out(tests: int, count: int) -> None:
     world.session.queue.get = in_turn
     world.run()
     assert sum(bool(worker.ran) for worker in world.workers) == min(tests, count)
+
+
+def step(world: World, number: int) -> None:
+    """Let one worker do its next thing, and the host hear of it."""
+    world.draw = lambda _: [worker for worker in world.alive if worker.can_go_on].index(world.workers[number])
+    world.session.loop_once()
+
+
+def loop(world: World) -> None:
+    """What pytest_runtestloop does before its loop."""
+    world.session.sched = world._make_scheduler(None, None)
+    world.session.shouldstop = False
+
+
+def test_a_worker_begins_its_only_test_before_the_others_are_there() -> None:
+    world = World(lambda _: 0, tests=2, fresh=set(), count=2)
+    loop(world)
+    while not world.outcomes:
+        step(world, 0)
+    assert world.outcomes == ["test_it.py::test_0"]
+
+
+def test_a_fresh_test_that_comes_back_does_not_go_to_a_guest_that_has_run_others() -> None:
+    world = World(lambda _: 0, tests=12, fresh={0}, count=2)
+    loop(world)
+    for _ in range(3):  # ready, what is fresh, what was collected: it is sent the fresh test
+        step(world, 0)
+    while not world.workers[1].ran:
+        step(world, 1)
+    event = world.workers[0].die()
+    world.session.worker_errordown(**event[1])
+    assert world.workers[1].told.count(0) == 0
+    while not world.session.session_finished:
+        step(world, world.workers.index(world.alive[-1]))
+    assert sorted(world.outcomes) == sorted(world.tests)
+    check_fresh_ones_were_alone(world)
 
 
 def test_guests_that_collect_different_tests_are_an_error_and_end_the_run() -> None:
