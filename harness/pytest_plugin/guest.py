@@ -14,7 +14,7 @@ import pytest
 from harness.guest.splats import splats
 from harness.model import Splat
 from harness.pytest_plugin import kmemleak
-from harness.pytest_plugin.evidence import BEGIN, END, KERNEL_SECTION, SCAN, KernelLog, taint
+from harness.pytest_plugin.evidence import BEGIN, END, KERNEL_SECTION, MOST, SCAN, KernelLog, taint
 from harness.pytest_plugin.features import Lacking
 from harness.pytest_plugin.known_issues import first_match
 
@@ -132,6 +132,13 @@ class GuestSide:
 def _without_finds(lines: list[str]) -> list[str]:
     """The log without what our own scans add to it: the records that they found say it better."""
     return [line for line in lines if not kmemleak.FOUND.search(line)]
+
+
+def shortened(text: str) -> str:
+    """What a test has printed, without the middle if it is more than MOST characters: it goes through the channel."""
+    if (more := len(text) - MOST) <= 0:
+        return text
+    return f"{text[: MOST // 2]}\n[... {more} characters more]\n{text[-MOST // 2 :]}"
 
 
 def limit_of(item: pytest.Item) -> float:

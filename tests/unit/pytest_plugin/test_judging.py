@@ -9,7 +9,7 @@ import pytest
 from harness.guest.splats import splats
 from harness.model import Splat
 from harness.pytest_plugin.evidence import BEGIN, END, MOST, SCAN, part_of_console, taint_letters, taint_text
-from harness.pytest_plugin.guest import verdict
+from harness.pytest_plugin.guest import shortened, verdict
 
 
 def found(*functions: str) -> list[Splat]:
@@ -85,3 +85,10 @@ def test_of_a_flood_beginning_and_end_are_kept(console: Path) -> None:
     assert part.endswith("last\n")
     assert len(part) < MOST + 100
     assert "bytes more are in console.log" in part
+
+
+def test_what_a_test_prints_is_cut_in_the_middle() -> None:
+    assert shortened("x" * MOST) == "x" * MOST
+    cut = shortened("a" + "x" * (MOST + 99) + "z")
+    assert (cut[0], cut[-1], len(cut) < MOST + 50) == ("a", "z", True)
+    assert "[... 101 characters more]" in cut
