@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from threading import Event, Thread
 
@@ -20,6 +19,7 @@ from tests.e2e.faults.in_guests import PROVOKE
 PATCH = Path(__file__).with_name("lkdtm-softirq.patch")
 LKDTM = Request(settings=("DEBUG_KERNEL=y", "RUNTIME_TESTING_MENU=y", "LKDTM=y"), patches=(str(PATCH),))
 ROWS = pytest.StashKey[list[Row]]()
+ROW = pytest.StashKey[Row]()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -29,25 +29,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(line)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[ROW] = Row(item.name, "")
+    item.config.stash.setdefault(ROWS, []).append(item.stash[ROW])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A fault is as it must be if its test passes, from set-up to teardown."""
+    report = yield
+    row = item.stash[ROW]
+    row.ok = report.passed and (row.ok or report.when == "setup")
+    if report.skipped:
+        row.seen, row.ok = "skipped", True
+    if report.when == "call":
+        row.seconds = row.seconds or report.duration
+    return report
+
+
 @pytest.fixture
-def row(request: pytest.FixtureRequest) -> Iterator[Row]:
-    """This fault's line of the table. The test says what it saw; it is right if the test passes."""
-    row = Row("", "")
-    request.config.stash.setdefault(ROWS, []).append(row)
-    start = time.monotonic()
-    yield row
-    row.seconds = row.seconds or time.monotonic() - start
-    row.ok = not request.node.stash.get(FAILED, False)
-
-
-FAILED = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    if call.excinfo:
-        item.stash[FAILED] = True
-    return (yield)
+def row(request: pytest.FixtureRequest) -> Row:
+    """This fault's line of the table. The test says what it saw."""
+    return request.node.stash[ROW]  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ Those of the kernel are real: LKDTM (drivers/misc/lkdtm) makes them, with one mo
 from __future__ import annotations
 
 import json
+import re
 import signal
 import xml.etree.ElementTree as ET
 from typing import Any
@@ -77,6 +78,18 @@ def _has_evidence(project: FaultProject, outcome: dict[str, Any]) -> None:
     assert "NMI: Not continuing" in outcome["detail"]
 
 
+def _has_source_lines(project: FaultProject, outcome: dict[str, Any]) -> None:
+    """What the debug information says of the place is what the kernel itself says in its heading."""
+    heading = re.search(r"WARNING: .* at (drivers/misc/lkdtm/bugs\.c):(\d+) ", outcome["kernel_log"])
+    assert heading
+    (splat,) = outcome["splats"]
+    assert splat["at"] == {"function": "lkdtm_WARNING", "file": heading[1], "line": int(heading[2]), "inlined": False}
+    assert splat["frames"]
+    assert [frame for frame in splat["frames"] if not frame["line"]] == []
+    for text in (outcome["kernel_log"], outcome["detail"]):
+        assert re.search(rf"RIP: 0010:lkdtm_WARNING\+\S+ {heading[1]}:{heading[2]}$", text, re.M)
+
+
 def _keeps_hostile_bytes(project: FaultProject, outcome: dict[str, Any]) -> None:
     """They are in the JUnit, in a form that XML can write, and in run.json."""
     assert "]]></testcase><!-- &#0;" in outcome["detail"]
@@ -96,6 +109,11 @@ def _flood_is_survived(project: FaultProject, outcome: dict[str, Any]) -> None:
     assert console.stat().st_size > 100 << 20
     assert 10 < project.peak_mb < 150
     assert f"guest {outcome['guest']} has filled {console.stat().st_size >> 20} MB of the disk" in project.output
+    assert (project.latest / "junit.xml").stat().st_size < 10 << 20
+
+
+def _is_shortened(project: FaultProject, outcome: dict[str, Any]) -> None:
+    assert "characters more]" in outcome["detail"]
     assert (project.latest / "junit.xml").stat().st_size < 10 << 20
 
 
@@ -151,6 +169,7 @@ IN_GUESTS = (
         'crash("WARNING")',
         ("failed",),
         r"^the kernel complained: WARNING in lkdtm_WARNING$",
+        check=_has_source_lines,
     ),
     Fault(
         "soft lockup",
@@ -280,6 +299,14 @@ IN_GUESTS = (
         marks="@pytest.mark.timeout_s(3000)",
         slow=True,
         check=_flood_is_survived,
+    ),
+    Fault(
+        "test prints 50 MB",
+        "for _ in range(50 << 10):\n    print('x' * 1023)\npytest.fail('printed')",
+        ("failed",),
+        r"^Failed: printed$",
+        slow=True,
+        check=_is_shortened,
     ),
     Fault(
         "hostile bytes on the console",
