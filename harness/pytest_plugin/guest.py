@@ -69,6 +69,7 @@ class GuestSide:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
         report: Any = yield  # xdist sends every attribute of a report
+        report.sections = [(title, shortened(text)) for title, text in report.sections]
         report.kproof_guest = self.name
         if call.excinfo and call.excinfo.errisinstance(Lacking):  # a failure that comes early, not an error
             report.kproof_failed = True
