@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class GuestPool:
     ) -> None:
         """``spec.folder`` is the folder that holds one folder per guest; ``ahead`` guests are started at once."""
         self._spec = spec
+        self._snapshot = Path(spec.snapshot)
+        self._held = ExitStack()
         self._ahead = ahead
         self._events = events
         self._launch = launcher
@@ -62,6 +65,7 @@ class GuestPool:
         self._started = threading.Event()
 
     def __enter__(self) -> GuestPool:
+        self._hold_snapshot()
         self._server.bind("\0" + self.address)
         self._server.listen()
         self._thread.start()
@@ -84,6 +88,20 @@ class GuestPool:
         with contextlib.suppress(OSError):  # closed before
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
+        self._held.close()
+
+    def _hold_snapshot(self) -> None:
+        """Keep it open: another run may make newer ones, and remove it, while guests are still to come of it."""
+        if not self._spec.snapshot:
+            return
+        try:
+            fd = os.open(self._snapshot, os.O_RDONLY)
+        except OSError as error:
+            self._events(Notice(f"the snapshot cannot be read ({error.strerror}): this run's guests boot cold"))
+            self._spec = replace(self._spec, snapshot="")
+            return
+        self._held.callback(os.close, fd)
+        self._spec = replace(self._spec, snapshot=f"/proc/self/fd/{fd}")
 
     def expect(self, number: int) -> None:
         """After the next guest, so many more will be fetched: one is made ready as soon as that is handed out."""
@@ -135,7 +153,7 @@ class GuestPool:
         self._events(
             Notice(f"the snapshot cannot be restored ({reason}): it is discarded, this run's guests boot cold")
         )
-        discard(Path(self._spec.snapshot))
+        discard(self._snapshot)
         self._spec = replace(self._spec, snapshot="")
         for guest in self._ready:  # they would not come to life either
             guest.kill()

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from harness.errors import BootError, InfraError
-from harness.events import Event, GuestEvent
+from harness.events import Event, GuestEvent, Notice
 from harness.guest.launch import Guest
 from harness.guest.pool import LOST, GuestPool
 from harness.model import GuestSpec
@@ -41,11 +43,12 @@ def fake_launcher(
     return launch
 
 
-def echo_agent(channel: socket.socket) -> None:
+def echo_agent(channel: socket.socket, *, boots: bool = True) -> None:
     """Answers its orders, then sends back in capitals what it is told."""
     with channel, channel.makefile("rwb") as file:
-        file.write(b'{"waiting": true}\n')
-        file.flush()
+        if boots:  # one that is restored has said so before
+            file.write(b'{"waiting": true}\n')
+            file.flush()
         orders = json.loads(file.readline())
         file.write(json.dumps({"ready": 1.0, "kernel": "6.12.0-" + orders["name"]}).encode() + b"\n")
         file.flush()
@@ -176,6 +179,33 @@ def test_a_guest_that_is_expected_is_ready_before_it_is_fetched(tmp_path: Path) 
         assert fetch(pool) == "g2"  # was not expected, and is there
         assert len(pool.guests) == 3
     assert [event.name for event in events if isinstance(event, GuestEvent) and event.state == "ready"] == ready
+
+
+def test_a_snapshot_that_is_removed_meanwhile_serves_until_the_end(tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.write_text("a guest")
+    restored: list[str] = []
+
+    def launch(spec: GuestSpec, name: str) -> Guest:
+        restored.append(Path(spec.snapshot).read_text())
+        return fake_launcher(partial(echo_agent, boots=False))(spec, name)
+
+    with GuestPool(replace(spec(tmp_path), snapshot=str(snapshot)), ahead=1, launcher=launch) as pool:
+        fetch(pool)
+        snapshot.unlink()
+        fetch(pool)
+    assert restored == ["a guest"] * 2
+
+
+def test_without_its_snapshot_a_pool_boots_and_says_so(tmp_path: Path) -> None:
+    events: list[Event] = []
+    gone = replace(spec(tmp_path), snapshot=str(tmp_path / "gone"))
+    with GuestPool(gone, ahead=1, events=events.append, launcher=fake_launcher(echo_agent)) as pool:
+        fetch(pool)
+        assert pool.guests[0].spec.snapshot == ""
+    assert [event.text for event in events if isinstance(event, Notice)] == [
+        "the snapshot cannot be read (No such file or directory): this run's guests boot cold"
+    ]
 
 
 def test_a_guest_that_dies_while_it_waits_is_said_and_not_handed_out(tmp_path: Path) -> None:
