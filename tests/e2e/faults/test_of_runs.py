@@ -120,7 +120,8 @@ def test_disk_full(project: FaultProject, row: Row, small_disk: Path, when: str)
     """In the middle: an outcome cannot be noted. At the end: no result can be written."""
     row.fault, row.expected = f"disk full {when}", "status 3, one clear line"
     folder = small_disk / "results"
-    project.write("test_it.py", SLOW.format(seconds=0.2))
+    # the last one gives us time to fill the disk before the end
+    project.write("test_it.py", SLOW.format(seconds="0.2 if number < 29 else 3"))
     process = project.start(*project.command(), "test_it.py", "-n", "1", "--results", str(folder))
     assert process.stdout
     lines = []
