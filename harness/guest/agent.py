@@ -9,9 +9,10 @@ and the guest with ``{"ready": SECONDS_SINCE_POWER_ON, "kernel": RELEASE}`` or `
 port is standard input and output of a Python that executes what ``python -c BOOTSTRAP`` would: that is what execnet
 expects behind ``popen//python=``.
 
-A guest that shall be saved gets ``{"preload": [FOLDER, …], …}`` (with mounts) before: it collects the tests there, so
-that their modules are in its memory, answers ``{"preloaded": {FILE: [MTIME_NS, SIZE], …}}``, and waits for orders, with
-nothing mounted. Saved in that state, it goes on from there in each restored life.
+A guest that shall be saved gets ``{"stand_by": MODULE, "tests": [PATH, …], "folder": PATH, "mounts": …}`` before. The
+module's ``stand_by(tests, park)`` collects the tests and calls ``park``, in which the guest unmounts all, answers
+``{"standing_by": {"modules": {FILE: [MTIME_NS, SIZE], …}, "rest": {…}}}`` and waits for orders. Saved in that state, it
+goes on from there in each restored life: the channel is then served by a thread, and the main thread does what comes.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ KEEP = "KPROOF_KEEP"
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_MOVE = 1, 2, 4, 4096, 8192
 RB_POWER_OFF = 0x4321FEDC
 
-# Imported before the orders come: pytest is most of what a worker has to load.
-IMPORTS = ("pytest", "_pytest.assertion.rewrite", "xdist.remote", "execnet.gateway_base", "harness.pytest_plugin")
+# Imported before the orders come: pytest, which comes with the plugin, is most of what a worker has to load.
+IMPORTS = ("execnet.gateway_base", "harness.pytest_plugin.session")
 
 # What every guest has mounted, whichever launcher booted it: type, place, options.
 MOUNTS = (
@@ -153,26 +154,18 @@ def _writable_root() -> None:
 def serve() -> None:
     """Be the Python at the guest's end of the channel. Does not return."""
     status = 1
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         for module in IMPORTS:
             __import__(module)
         fd = _open_port(PORT)
         _write_line(fd, {"waiting": True})
-        loaded: Modules = {}
-        while "name" not in (orders := json.loads(_read_line(fd))):
-            loaded = _preload(orders)
-            _write_line(fd, {"preloaded": loaded})
-        try:
-            _obey(orders, loaded)
-        except (OSError, ImportError) as error:
-            _write_line(fd, {"error": str(error)})
-            raise
-        with open("/proc/uptime") as uptime:
-            ready = float(uptime.read().split()[0])
-        _write_line(fd, {"ready": ready, "kernel": os.uname().release})
-        _become_stdio(fd)
-        # What `python -c` was told on the host's side: execnet's first line is the rest of the program.
-        exec(eval(sys.stdin.readline()), {"__name__": "__main__"})
+        orders = json.loads(_read_line(fd))
+        if "stand_by" in orders:
+            _stand_by(fd, orders)
+        else:
+            _begin(fd, orders, {})
+            _converse(fd)
         status = 0
     except BaseException as error:
         import traceback
@@ -255,72 +248,112 @@ def _write_line(fd: int, message: dict[str, object]) -> None:
     os.write(fd, json.dumps(message).encode() + b"\n")
 
 
-def _preload(orders: dict[str, Any]) -> Modules:
-    """Collect the tests below some folders, and forget the session but not the modules; nothing stays mounted.
-
-    What cannot be collected is not in memory either: the run will say why.
-    """
+def _stand_by(fd: int, orders: dict[str, Any]) -> None:
+    """Get ready for a project's tests, be saved, and work; nothing stays mounted while one waits."""
     import gc
+    import importlib
 
-    import pytest
-    import xdist.plugin
+    conversation = threading.Thread(target=_converse_in_a_thread, args=(fd,))
 
-    import harness.pytest_plugin
+    def park(rest: list[str]) -> bool:
+        """``rest``: files and folders of importance that are no modules. Returns whether all are as they were."""
+        os.chdir("/")
+        files = [file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+        folder = orders["folder"].rstrip("/") + "/"
+        loaded = {file: state(file) for file in files if file.startswith(folder)}
+        others = {path: state(path) for path in rest}
+        gc.collect()  # closes what a session left open
+        gc.freeze()  # and no later collection touches, and so copies, the pages that all of this is on
+        for _, place in orders["mounts"]:
+            if _libc.umount2(place.encode(), 0):
+                raise OSError(ctypes.get_errno(), f"umount {place}: {os.strerror(ctypes.get_errno())}")
+        _write_line(fd, {"standing_by": {"modules": loaded, "rest": others}})
+        unchanged = _begin(fd, json.loads(_read_line(fd)), loaded)
+        conversation.start()
+        return unchanged and all(state(path) == before for path, before in others.items())
 
     _mount_all(orders)
     os.chdir(orders["folder"])
-    environment = dict(os.environ)
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    options = ["--collect-only", "-p", "no:terminal", "-p", "no:cacheprovider"]
-    status = pytest.main([*options, *orders["preload"]], plugins=[xdist.plugin, harness.pytest_plugin])
-    _say(f"tests collected before any orders, pytest's status {int(status)}")
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir("/")
-    files = [file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
-    folder = orders["folder"].rstrip("/") + "/"
-    loaded = {file: _state(file) for file in files if file.startswith(folder)}
-    gc.collect()  # closes what the session left open
-    gc.freeze()  # and no later collection touches, and so copies, the pages that all of this is on
-    for _, place in orders["mounts"]:
-        if _libc.umount2(place.encode(), 0):
-            raise OSError(ctypes.get_errno(), f"umount {place}: {os.strerror(ctypes.get_errno())}")
-    return loaded
+    importlib.import_module(orders["stand_by"]).stand_by(orders["tests"], park)
+    conversation.join()
 
 
-def _state(file: str) -> list[int]:
-    info = os.stat(file)
+def _begin(fd: int, orders: dict[str, Any], loaded: Modules) -> bool:
+    """Do as the host says, and tell it; returns whether the files in memory are as they were."""
+    try:
+        unchanged = _obey(orders, loaded)
+    except (OSError, ImportError) as error:
+        _write_line(fd, {"error": str(error)})
+        raise
+    with open("/proc/uptime") as uptime:
+        ready = float(uptime.read().split()[0])
+    _write_line(fd, {"ready": ready, "kernel": os.uname().release})
+    return unchanged
+
+
+def _converse(fd: int) -> None:
+    """Execute what ``python -c`` was told on the host's side: the first line is the rest of the program.
+
+    execnet's begins with the source of a module that is in memory already.
+    """
+    import inspect
+
+    from execnet import gateway_base
+
+    _become_stdio(fd)
+    program = eval(sys.stdin.readline())
+    known = inspect.getsource(gateway_base)
+    if program.startswith(known):
+        exec(program[len(known) :], {**vars(gateway_base), "__name__": "__main__"})
+    else:
+        exec(program, {"__name__": "__main__"})
+
+
+def _converse_in_a_thread(fd: int) -> None:
+    """The main thread would wait for ever for what does not come from here."""
+    try:
+        _converse(fd)
+    except BaseException:
+        import traceback
+
+        _say("agent failed: " + traceback.format_exc().strip())
+        os._exit(1)
+
+
+def state(path: str) -> list[int]:
+    """Modification time and size; zeros for what is not there."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return [0, 0]
     return [info.st_mtime_ns, info.st_size]
 
 
-def _forget_changed(loaded: Modules) -> None:
-    """Drop the modules whose files are not as they were. Nobody imports a test file, but a helper may be anywhere."""
+def _forget_changed(loaded: Modules) -> bool:
+    """Drop the modules whose files are not as they were; returns whether there were none.
+
+    Nobody imports a test file, but a helper may be anywhere.
+    """
     import importlib
 
     importlib.invalidate_caches()
-    changed = set()
-    for file, state in loaded.items():
-        try:
-            same = _state(file) == state
-        except OSError:
-            same = False
-        if not same:
-            changed.add(file)
+    changed = {file for file, before in loaded.items() if state(file) != before}
     if any(not os.path.basename(file).startswith("test_") for file in changed):
         changed = set(loaded)
     for name, module in list(sys.modules.items()):
         if getattr(module, "__file__", None) in changed:
             del sys.modules[name]
+    return not changed
 
 
-def _obey(orders: dict[str, Any], loaded: Modules) -> None:
+def _obey(orders: dict[str, Any], loaded: Modules) -> bool:
     """Become the guest that the host wants: of its own name, time and random numbers."""
     socket.sethostname(orders["name"])
     time.clock_settime(time.CLOCK_REALTIME, orders["time"])
     _reseed(bytes.fromhex(orders["seed"]))
     os.environ.update(orders["env"])
     _mount_all(orders)
-    _forget_changed(loaded)
+    return _forget_changed(loaded)
 
 
 def _mount_all(orders: dict[str, Any]) -> None:
@@ -344,7 +377,6 @@ def _reseed(seed: bytes) -> None:
 
 def _become_stdio(fd: int) -> None:
     """The port is standard input and output; standard error goes to the console, where evidence belongs."""
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.dup2(fd, 0)
     os.dup2(fd, 1)
     with open("/dev/console", "wb", buffering=0) as console:

@@ -2,15 +2,14 @@
 
 A snapshot is QEMU's migration stream of a guest that has imported pytest, collected the project's tests and waits for
 its orders (agent.py). It belongs to a kernel, a root image, a machine shape and a QEMU: all of that is its name, so
-another of any of them never finds it. Beside it, ``NAME.json`` holds its SHA-256 and the project files that are in its
-memory.
+another of any of them never finds it. Beside it, ``NAME.json`` holds its SHA-256 and the project files that it rests
+on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -25,12 +24,16 @@ from harness.guest.handshake import BOOT_LIMIT, receive, wait_waiting
 from harness.guest.launch import Guest, launch
 from harness.guest.machine import qemu_program
 from harness.guest.monitor import save
-from harness.kernel.files import disk_errors
+from harness.kernel.files import disk_errors, write_json
 from harness.kernel.locks import locked
 from harness.model import GuestSpec
 from harness.paths import cache_root
 
-FORMAT = "1"
+FORMAT = "2"
+WORKER = "harness.pytest_plugin.session"
+"""What collects tests in a guest, and stands by: on the plugin's floor, and known here by its name only."""
+STALE_RUNS = 8
+"""A snapshot that is older than some test files costs each run an eighth of what a new one does."""
 SAVE_LIMIT = 60.0  # seconds, times the host's speed factor
 KEPT = 6
 """Snapshots of one kernel, of all projects and shapes: every edit of the plugin's guest side makes a new one."""
@@ -113,19 +116,21 @@ def _unusable(path: Path) -> str:
             if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
                 return "is damaged"
         modules: agent.Modules = about["modules"]
+        rest: agent.Modules = about["rest"]
     except FileNotFoundError:
         return "is not there"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"cannot be read ({error})"
-    for name, state in modules.items():
+    changed = [name for name, before in modules.items() if agent.state(name) != before]
+    for name in changed:
         # A changed test file is loaded again by the guest; behind a changed helper stands everything that uses it.
         if not Path(name).name.startswith("test_"):
-            try:
-                info = os.stat(name)
-            except OSError:
-                return f"has a helper in it that is gone ({name})"
-            if [info.st_mtime_ns, info.st_size] != state:
-                return f"has an older {Path(name).name} in it"
+            return f"has an older {Path(name).name} in it"
+    if changed or any(agent.state(name) != before for name, before in rest.items()):
+        about["stale_runs"] = about.get("stale_runs", 0) + 1
+        if about["stale_runs"] > STALE_RUNS:
+            return "is older than the tests"
+        write_json(path.with_suffix(".json"), about)
     return ""
 
 
@@ -137,7 +142,7 @@ def _make(spec: GuestSpec, preload: tuple[str, ...], path: Path, events: Sink) -
         guest = launch(cold, "snapshot")
         try:
             wait_waiting(guest)
-            modules = _preload(guest, preload)
+            rests_on = _let_stand_by(guest, preload)
             saved = Path(scratch, "saved")
             with open(saved, "wb", buffering=0) as file:
                 save(guest, file.fileno(), SAVE_LIMIT * spec.speed)
@@ -146,19 +151,25 @@ def _make(spec: GuestSpec, preload: tuple[str, ...], path: Path, events: Sink) -
         with open(saved, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         about = Path(scratch, "about")
-        about.write_text(json.dumps({"sha256": digest, "modules": modules}, indent=1))
+        about.write_text(json.dumps({"sha256": digest, **rests_on}, indent=1))
         saved.replace(path)
         about.replace(path.with_suffix(".json"))
 
 
-def _preload(guest: Guest, preload: tuple[str, ...]) -> agent.Modules:
-    if not preload:
-        return {}
-    order = {"preload": preload, "folder": guest.spec.project, "mounts": guest.orders()["mounts"]}
+def _let_stand_by(guest: Guest, tests: tuple[str, ...]) -> dict[str, agent.Modules]:
+    """Returns what the guest's memory rests on: see agent.py."""
+    if not tests:
+        return {"modules": {}, "rest": {}}
+    order = {
+        "stand_by": WORKER,
+        "tests": tests,
+        "folder": guest.spec.project,
+        "mounts": guest.orders()["mounts"],
+    }
     guest.channel.sendall(json.dumps(order).encode() + b"\n")
     answer = receive(guest, time.monotonic() + BOOT_LIMIT * guest.spec.speed)
-    modules: agent.Modules = answer["preloaded"]
-    return modules
+    rests_on: dict[str, agent.Modules] = answer["standing_by"]
+    return rests_on
 
 
 def _forget_old(folder: Path, kernel_identity: str) -> None:

@@ -31,7 +31,6 @@ class GuestSide:
     """
 
     def __init__(self) -> None:
-        self.name = os.environ.get("KPROOF_GUEST", "")
         self.log = KernelLog()
         self.outside: list[list[str]] = []
         """Title and text of each complaint outside of any test that is not reported yet."""
@@ -41,6 +40,8 @@ class GuestSide:
         self.called = False
         """Whether the running test has come to the end of its call, and passed it."""
         self.detector: kmemleak.Kmemleak | None = None
+        self.began: list[tuple[int, str]] = []
+        """When tests began, in jiffies; with the leak detector only."""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self, session: pytest.Session) -> Any:
@@ -60,6 +61,8 @@ class GuestSide:
         self._look_outside()
         self.taint_before = taint()
         self.called = False
+        if self.detector:
+            self.began.append((kmemleak.jiffies(), item.nodeid))
         self.log.mark(f"{BEGIN}({limit_of(item):g} s) {item.nodeid}")
         try:
             return (yield)
@@ -70,7 +73,7 @@ class GuestSide:
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
         report: Any = yield  # xdist sends every attribute of a report
         report.sections = [(title, shortened(text)) for title, text in report.sections]
-        report.kproof_guest = self.name
+        report.kproof_guest = os.environ.get("KPROOF_GUEST", "")
         if call.excinfo and call.excinfo.errisinstance(Lacking):  # a failure that comes early, not an error
             report.kproof_failed = True
         if self.outside:
@@ -90,7 +93,7 @@ class GuestSide:
         self.detector = kmemleak.Kmemleak()
         self.log.mark(f"{SCAN}({kmemleak.LIMIT:g} s) {first.nodeid}")
         with contextlib.suppress(OSError):  # each test will ask, and say it
-            self._note_outside(splats(self.detector.leaks()))
+            self._note_outside(splats(kmemleak.shown(self.detector.leaks())))
         self._note_outside(splats("\n".join(_without_finds(self.log.read()))))
 
     def _look_outside(self) -> None:
@@ -119,15 +122,25 @@ class GuestSide:
             report.sections.append((KERNEL_SECTION, problem))
 
     def _leaks(self, detector: kmemleak.Kmemleak, item: pytest.Item, lines: list[str]) -> tuple[str, str]:
-        """The leaks of this test, and why they could not be looked for. Adds what the kernel says meanwhile."""
+        """The leaks of this test, and why they could not be looked for. Adds what the kernel says meanwhile.
+
+        What was allocated before this test is not its leak, and it is too late to blame the one that it is of.
+        """
         self.log.mark(f"{SCAN}({kmemleak.LIMIT:g} s) {item.nodeid}")
-        leaks = trouble = ""
+        leaks: list[kmemleak.Leak] = []
+        trouble = ""
         try:
             leaks = detector.leaks()
         except OSError as error:
             trouble = f"leaks cannot be looked for: {error}"
         lines += [line for line in _without_finds(self.log.read()) if SCAN not in line]
-        return leaks, trouble
+        start, _ = self.began[-1]
+        for leak in leaks:
+            if leak.born < start:
+                where = next((f"during {test}" for begin, test in reversed(self.began) if begin <= leak.born), "before")
+                said = f"found after {item.nodeid}, allocated {where}:\n{leak.text}"
+                self.outside += [[splat.title, said] for splat in splats(leak.text)]
+        return kmemleak.shown(leak for leak in leaks if leak.born >= start), trouble
 
 
 def _without_finds(lines: list[str]) -> list[str]:

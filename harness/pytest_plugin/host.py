@@ -16,6 +16,7 @@ import pytest
 
 from harness.errors import BootError, InfraError, KproofError, UserError
 from harness.events import Event, GuestEvent, Notice, Phase, Sink, TestEvent, ignore
+from harness.guest import worker
 from harness.guest.console import death_title, read_tail
 from harness.guest.handshake import END_LIMIT
 from harness.guest.launch import Guest
@@ -177,7 +178,7 @@ class HostSide:
         self.config._tmp_path_factory = NoTempFolder()  # type: ignore[attr-defined]
         try:
             self.stack.enter_context(self.watch)  # before the pool: at the end, guests go first
-            command = f"popen//python={sys.executable} -m harness.guest.worker {self.pool.address}"
+            command = f"popen//python={sys.executable} -IS {worker.__file__} {self.pool.address}"
             self.config.option.tx = [command] * self.count
         except KproofError as error:
             self.leave(error)
