@@ -137,7 +137,8 @@ class GuestSide:
         start, _ = self.began[-1]
         for leak in leaks:
             if leak.born < start:
-                where = next((f"during {test}" for begin, test in reversed(self.began) if begin <= leak.born), "before")
+                before = [test for begin, test in self.began if begin <= leak.born]
+                where = f"during {before[-1]}" if before else "before any test"
                 said = f"found after {item.nodeid}, allocated {where}:\n{leak.text}"
                 self.outside += [[splat.title, said] for splat in splats(leak.text)]
         return kmemleak.shown(leak for leak in leaks if leak.born >= start), trouble

@@ -4,7 +4,9 @@ mm/kmemleak.c reports an object that nothing points to only when it is at least 
 start of a scan, and its content is as it was in the scan before. So each question takes two scans with that time in
 between, the second one five seconds after whatever is asked about. Reports can be false (the only pointer was in a
 register, or in a list that was being changed): what a third scan finds referenced is dropped, as syzkaller does it
-(check_leaks in executor/common_linux.h).
+(check_leaks in executor/common_linux.h). And they can be late: a stale pointer to the object, on a stack or in a field
+that nobody has written yet, hides it for a while. So a leak belongs to the test in which the object was allocated,
+which the kernel tells in jiffies, and not to the one after which it was found.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import ctypes
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 DEBUGFS = Path("/sys/kernel/debug")
@@ -25,6 +28,17 @@ MOST = 20  # records that are shown: a leak on a hot path gives thousands of the
 # What each scan itself says of its finds in the kernel's log; the records say more.
 FOUND = re.compile(r"kmemleak: \d+ new suspected memory leaks")
 _RECORD = re.compile(r"^(?=unreferenced object )", re.M)
+_BORN = re.compile(r"^  comm .*, pid \d+, jiffies (\d+)", re.M)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One object that nothing points to."""
+
+    born: int
+    """When it was allocated, in jiffies."""
+    text: str
+    """The kernel's record of it, with the backtrace of the allocation."""
 
 
 class Kmemleak:
@@ -42,8 +56,8 @@ class Kmemleak:
         self._clock = clock
         self._prepare = prepare
 
-    def leaks(self) -> str:
-        """The records of what has leaked since the last question, empty if nothing; each is told once.
+    def leaks(self) -> list[Leak]:
+        """What was found to have leaked since the last question; each is told once.
 
         Takes MIN_AGE seconds and two or three scans.
         """
@@ -53,14 +67,13 @@ class Kmemleak:
         self._sleep(max(0.0, asked + MIN_AGE - self._clock()))
         self._write("scan")
         if not self._read():
-            return ""
+            return []
         self._sleep(RECHECK)
         self._write("scan")
         records = self._read()
         self._write("clear")
         found = [record.rstrip("\n") for record in _RECORD.split(records) if record]
-        more = [f"… and {len(found) - MOST} more"] if len(found) > MOST else []
-        return "\n".join(found[:MOST] + more)
+        return [Leak(int(born[1]) if (born := _BORN.search(record)) else 0, record) for record in found]
 
     def _write(self, command: str) -> None:
         """One command for each write(2), as the kernel wants it."""
@@ -80,6 +93,19 @@ class Kmemleak:
 
     def _read(self) -> str:
         return self._control.read_text(errors="backslashreplace")
+
+
+def shown(leaks: Iterable[Leak]) -> str:
+    """The records as one text, not too many of them; empty if there are none."""
+    texts = [leak.text for leak in leaks]
+    more = [f"… and {len(texts) - MOST} more"] if len(texts) > MOST else []
+    return "\n".join(texts[:MOST] + more)
+
+
+def jiffies() -> int:
+    """The kernel's clock as leaks tell it (kernel/time/timer_list.c)."""
+    with open("/proc/timer_list") as timers:
+        return next(int(line.split()[1]) for line in timers if line.startswith("jiffies: "))
 
 
 def _mount_debugfs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -280,26 +281,26 @@ LEAKS = """
 import time
 import pytest
 
-def write(text):
-    with open("/sys/kernel/kproof_leak", "w") as file:
-        file.write(text)
+def write(text, times=1):
+    for _ in range(times):
+        with open("/sys/kernel/kproof_leak", "w") as file:
+            file.write(text)
 
 def test_before():
     pass
 
 def test_leaks_at_its_very_end():
-    write("leak")
+    write("leak", 30)
 
 def test_keeps():
     write("keep")
 
 def test_leaks_again():
-    write("leak")
-    write("leak")
+    write("leak", 30)
 
 @pytest.mark.expect_splat("memory leak in kproof_allocate")
 def test_expected():
-    write("leak")
+    write("leak", 30)
 
 def test_after():
     pass
@@ -315,6 +316,7 @@ def leaking() -> str:
 
 @pytest.mark.slow
 def test_a_leak_fails_the_test_that_provoked_it_and_no_other(project: Project, leaking: str) -> None:
+    """Of 30 objects some may be hidden by stale pointers for a while: found later, they are no later test's."""
     project.write("test_it.py", LEAKS)
     status, output = project.call("run", "--kernel", leaking, "--cold", "--kmemleak", "-n", "1", "test_it.py")
     assert status == 1, output
@@ -329,6 +331,8 @@ def test_a_leak_fails_the_test_that_provoked_it_and_no_other(project: Project, l
     leak = project.detail("test_leaks_at_its_very_end")
     assert leak["message"] == "the kernel complained: memory leak in kproof_allocate"
     assert "kproof_leak_store+0x" in leak["detail"]
-    assert project.detail("test_leaks_again")["detail"].count("unreferenced object") == 2
-    assert told(project)["complaints_outside_tests"] == [], "what leaked at boot, if anything, is not known of"
+    assert project.detail("test_leaks_again")["detail"].count("unreferenced object") > 10
+    for _, title, text in told(project)["complaints_outside_tests"]:
+        assert title == "memory leak in kproof_allocate"
+        assert re.search(r"allocated during test_it.py::test_(leaks_at_its_very_end|leaks_again|expected):\n", text)
     assert "--kmemleak" in (project.latest / "repro.sh").read_text()

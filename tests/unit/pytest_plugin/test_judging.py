@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from harness.guest.splats import splats
 from harness.model import Splat
 from harness.pytest_plugin.evidence import BEGIN, END, MOST, SCAN, part_of_console, taint_letters, taint_text
-from harness.pytest_plugin.guest import shortened, verdict
+from harness.pytest_plugin.guest import GuestSide, shortened, verdict
+from harness.pytest_plugin.kmemleak import Leak
 
 
 def found(*functions: str) -> list[Splat]:
@@ -92,3 +95,30 @@ def test_what_a_test_prints_is_cut_in_the_middle() -> None:
     cut = shortened("a" + "x" * (MOST + 99) + "z")
     assert (cut[0], cut[-1], len(cut) < MOST + 50) == ("a", "z", True)
     assert "[... 101 characters more]" in cut
+
+
+class NoLog:
+    """A kernel that says nothing but what each scan says of itself."""
+
+    def mark(self, text: str) -> None:
+        pass
+
+    def read(self) -> list[str]:
+        return ["[ 1.0] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)", "[ 1.1] eth0: up"]
+
+
+def test_a_leak_is_of_the_test_in_which_it_was_allocated() -> None:
+    """The second test is not to blame for what the first one, or nobody, has leaked."""
+    record = "unreferenced object 0xffff888000{born:06d} (size 96):\n  backtrace (crc 0):\n    {name}_alloc+0x1/0x2"
+    leaks = [Leak(born, record.format(born=born, name=name)) for born, name in ((50, "boot"), (150, "a"), (200, "b"))]
+    detector: Any = SimpleNamespace(leaks=lambda: leaks)
+    item: Any = SimpleNamespace(nodeid="t.py::test_b")
+    side: Any = GuestSide.__new__(GuestSide)
+    side.log, side.outside, side.began = NoLog(), [], [(100, "t.py::test_a"), (200, "t.py::test_b")]
+    lines: list[str] = []
+    text, trouble = side._leaks(detector, item, lines)
+    assert (text, trouble) == (leaks[2].text, "")
+    assert lines == ["[ 1.1] eth0: up"]
+    assert [title for title, _ in side.outside] == ["memory leak in boot_alloc", "memory leak in a_alloc"]
+    assert side.outside[0][1].startswith("found after t.py::test_b, allocated before any test:\nunreferenced object")
+    assert side.outside[1][1].startswith("found after t.py::test_b, allocated during t.py::test_a:\nunreferenced")

@@ -12,7 +12,7 @@ import pytest
 from harness.guest.splats import splats
 from harness.model import SplatKind
 from harness.pytest_plugin import kmemleak
-from harness.pytest_plugin.kmemleak import MOST, Kmemleak
+from harness.pytest_plugin.kmemleak import MOST, Kmemleak, shown
 
 RECORD = """unreferenced object 0xffff888005b2c{number:03x} (size 128):
   comm "python3", pid 310, jiffies 4294937298
@@ -77,7 +77,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDetector:
 
 
 def asked(fake: FakeDetector) -> str:
-    return Kmemleak(sleep=fake.sleep, clock=lambda: fake.now, prepare=lambda: None).leaks()
+    leaks = Kmemleak(sleep=fake.sleep, clock=lambda: fake.now, prepare=lambda: None).leaks()
+    assert {leak.born for leak in leaks} <= {4294937298}
+    return shown(leaks)
 
 
 def leak(fake: FakeDetector, function: str = "nk_alloc_queues", **more: Any) -> None:
