@@ -184,7 +184,7 @@ class GuestPool:
         try:
             wait_ready(guest)
         except KproofError as error:
-            if not guest.spec.snapshot:
+            if not guest.spec.snapshot or self._closing:  # it is we who killed it: that says nothing of the snapshot
                 raise
             guest = self._start_cold(error)
             wait_ready(guest)

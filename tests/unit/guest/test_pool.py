@@ -197,6 +197,29 @@ def test_a_snapshot_that_is_removed_meanwhile_serves_until_the_end(tmp_path: Pat
     assert restored == ["a guest"] * 2
 
 
+def test_a_pool_that_is_closed_while_a_guest_is_restored_keeps_the_snapshot(tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.write_text("a guest")
+    events: list[Event] = []
+    asked = threading.Event()
+
+    def silent(channel: socket.socket) -> None:
+        with channel:  # until its QEMU is gone
+            channel.recv(1)
+            asked.set()
+            until(lambda: pool.guests[0].process.poll() is not None)
+
+    slow = replace(spec(tmp_path), snapshot=str(snapshot), speed=1.0)
+    with GuestPool(slow, ahead=1, events=events.append, launcher=fake_launcher(silent)) as pool:
+        process = worker(pool.address)
+        assert asked.wait(20)
+    assert process.wait(20) == 3
+    process.communicate()
+    pool._thread.join(20)
+    assert snapshot.exists()
+    assert not [event for event in events if isinstance(event, Notice)]
+
+
 def test_without_its_snapshot_a_pool_boots_and_says_so(tmp_path: Path) -> None:
     events: list[Event] = []
     gone = replace(spec(tmp_path), snapshot=str(tmp_path / "gone"))
