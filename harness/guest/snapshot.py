@@ -48,8 +48,8 @@ def warmed(spec: GuestSpec, tests: list[str], events: Sink) -> GuestSpec:
     folder = snapshots_root()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    preload = _top_level(spec, tests)
-    path = folder / f"{spec.kernel_identity}-{_key(spec, preload)}.snap"
+    collected = _top_level(spec, tests)
+    path = folder / f"{spec.kernel_identity}-{_key(spec, collected)}.snap"
     lock = cache_root() / "locks" / f"snapshot-{spec.kernel_identity}.lock"
     with locked(lock, what="makes a snapshot of this kernel", events=events):
         for left in folder.glob(f"making-{spec.kernel_identity}-*"):  # by a run that was killed: the lock is ours
@@ -59,7 +59,7 @@ def warmed(spec: GuestSpec, tests: list[str], events: Sink) -> GuestSpec:
                 events(Notice(f"the snapshot of this kernel {why_not}: booting once to make it anew"))
             discard(path)
             try:
-                _make(spec, preload, path, events)
+                _make(spec, collected, path, events)
             except (OSError, InfraError) as error:
                 events(Notice(f"no snapshot could be made ({error}): guests boot cold"))
                 return spec
@@ -98,13 +98,13 @@ def _top_level(spec: GuestSpec, tests: list[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _key(spec: GuestSpec, preload: tuple[str, ...]) -> str:
+def _key(spec: GuestSpec, collected: tuple[str, ...]) -> str:
     program = qemu_program()
     try:
         version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise InfraError(f"{program} cannot be asked for its version: {error}") from None
-    shape = [spec.root, spec.accel, spec.memory_mb, spec.cpus, spec.project, preload]
+    shape = [spec.root, spec.accel, spec.memory_mb, spec.cpus, spec.project, collected]
     return hashlib.sha256(json.dumps([FORMAT, version, shape]).encode()).hexdigest()[:16]
 
 
@@ -134,7 +134,7 @@ def _unusable(path: Path) -> str:
     return ""
 
 
-def _make(spec: GuestSpec, preload: tuple[str, ...], path: Path, events: Sink) -> None:
+def _make(spec: GuestSpec, collected: tuple[str, ...], path: Path, events: Sink) -> None:
     """Boot a guest, let it collect the tests, and save it: whole, or not at all."""
     events(Phase("snapshot", "booting once"))
     with tempfile.TemporaryDirectory(prefix=f"making-{spec.kernel_identity}-", dir=path.parent) as scratch:
@@ -142,7 +142,7 @@ def _make(spec: GuestSpec, preload: tuple[str, ...], path: Path, events: Sink) -
         guest = launch(cold, "snapshot")
         try:
             wait_waiting(guest)
-            rests_on = _let_stand_by(guest, preload)
+            rests_on = _let_stand_by(guest, collected)
             saved = Path(scratch, "saved")
             with open(saved, "wb", buffering=0) as file:
                 save(guest, file.fileno(), SAVE_LIMIT * spec.speed)
