@@ -157,12 +157,14 @@ IN_GUESTS = (
         'sysctl("panic_on_oops", 0)\ncrash("BUG")',
         ("crashed",),
         r"^the guest's Python ended by signal \d+ \(kernel BUG at drivers/misc/lkdtm/bugs\.c:\d+! in lkdtm_BUG\)$",
+        slow=True,
     ),
     Fault(
         "BUG_ON, panic_on_oops=1",
         'sysctl("panic_on_oops", 1)\ncrash("BUG")',
         ("crashed",),
         r"^Kernel panic - not syncing: Fatal exception \(kernel BUG at .* in lkdtm_BUG\)$",
+        slow=True,
     ),
     Fault(
         "WARN_ON",
@@ -200,10 +202,10 @@ IN_GUESTS = (
     ),
     Fault(
         "D state",
-        'sysctl("hung_task_timeout_secs", 2)\ncrash("HUNG_TASK")',
+        'sysctl("hung_task_timeout_secs", 1)\ncrash("HUNG_TASK")',
         ("hung",),
         r"^no end within \d+ s \(INFO: task hung in lkdtm_HUNG_TASK\)$",
-        marks="@pytest.mark.timeout_s(6)",
+        marks="@pytest.mark.timeout_s(4)",
         check=_has_evidence,
     ),
     Fault(
@@ -274,6 +276,7 @@ IN_GUESTS = (
         "ctypes.CDLL(None).reboot(0x1234567)\ntime.sleep(30)",
         ("crashed",),
         r"^the guest ended itself: Restarting system$",
+        slow=True,
     ),
     Fault(
         "QEMU is killed",
@@ -329,7 +332,7 @@ IN_GUESTS = (
         # its Python ends as soon as it is asked for more
         ("crashed", "hung"),
         r"^the guest's Python ended with status \d+$|^no end within \d+ s$",
-        marks="@pytest.mark.timeout_s(4)",
+        marks="@pytest.mark.timeout_s(2)",
     ),
     Fault(
         "test closes the channel",

@@ -28,9 +28,9 @@ def test_slow(number):
 ONE = "def test_it():\n    pass\n"
 
 
-def start_and_wait_for_the_first_outcome(project: FaultProject, *more: str) -> subprocess.Popen[str]:
+def start_and_wait_for_the_first_outcome(project: FaultProject) -> subprocess.Popen[str]:
     project.write("test_it.py", SLOW.format(seconds=1))
-    process = project.start(*project.command(), "test_it.py", *more)
+    process = project.start(*project.command(), "test_it.py", "--cold")
     assert process.stdout
     for line in process.stdout:
         if "PASSED" in line:
@@ -39,9 +39,9 @@ def start_and_wait_for_the_first_outcome(project: FaultProject, *more: str) -> s
     return process
 
 
-def the_next_run_is_not_disturbed(project: FaultProject) -> None:
+def the_next_run_is_not_disturbed(project: FaultProject, *more: str) -> None:
     project.write("test_it.py", ONE)
-    status, output = project.run("test_it.py", "-n", "1")
+    status, output = project.run("test_it.py", "-n", "1", *more)
     assert status == 0, output
     assert books(project.latest, {"test_it.py": ["test_it"]}) == []
     assert project.leftovers() == []
@@ -84,7 +84,7 @@ def test_killed(project: FaultProject, row: Row) -> None:
     told = [outcome["nodeid"] for outcome in outcomes]
     assert len(told) == len(set(told))
     wait_until(lambda: not project.leftovers(), "the end of what the run had started", limit=10)
-    the_next_run_is_not_disturbed(project)
+    the_next_run_is_not_disturbed(project, "--cold")
     assert not (project.latest / "outcomes.jsonl").exists()
     row.seen += "; next run: passed"
 
@@ -121,8 +121,8 @@ def test_disk_full(project: FaultProject, row: Row, small_disk: Path, when: str)
     row.fault, row.expected = f"disk full {when}", "status 3, one clear line"
     folder = small_disk / "results"
     # the last one gives us time to fill the disk before the end
-    project.write("test_it.py", SLOW.format(seconds="0.2 if number < 29 else 3"))
-    process = project.start(*project.command(), "test_it.py", "-n", "1", "--results", str(folder))
+    project.write("test_it.py", SLOW.format(seconds="0.05 if number < 29 else 2"))
+    process = project.start(*project.command(), "test_it.py", "-n", "1", "--cold", "--results", str(folder))
     assert process.stdout
     lines = []
     for line in process.stdout:
@@ -203,8 +203,8 @@ def test_truncated_kernel(project: FaultProject, row: Row) -> None:
 
 def test_two_runs_at_once(project: FaultProject, row: Row) -> None:
     row.fault, row.expected = "two runs at once", "both passed"
-    project.write("test_it.py", SLOW.format(seconds=0.1))
-    runs = [project.start(*project.command(), "test_it.py", "-n", "1") for _ in range(2)]
+    project.write("test_it.py", SLOW.format(seconds=0.01))
+    runs = [project.start(*project.command(), "test_it.py", "-n", "1", "--cold") for _ in range(2)]
     outputs = [run.communicate(timeout=300)[0] for run in runs]
     row.seen = ", ".join(f"status {run.returncode}" for run in runs)
     assert [run.returncode for run in runs] == [0, 0], outputs
