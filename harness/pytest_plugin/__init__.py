@@ -57,13 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "timeout_s(seconds): the test is hung after this long, times the host's slowness"
     )
-    if hasattr(config, "workerinput"):
+    if "kproof_folder" in getattr(config, "workerinput", {}):  # other workers of xdist are processes of this host
         from harness.pytest_plugin.guest import GuestSide
         from harness.pytest_plugin.schedule import TellsFresh
 
         config.pluginmanager.register(GuestSide(), "kproof-guest-side")
         config.pluginmanager.register(TellsFresh(), "kproof-tells-fresh")
-    elif config.getoption("--kernel") and not config.option.collectonly:
+    elif config.getoption("--kernel") and not (hasattr(config, "workerinput") or config.option.collectonly):
         from harness.pytest_plugin.host import HostSide
 
         config.pluginmanager.register(HostSide(config), "kproof-host-side")

@@ -36,8 +36,6 @@ class TellsFresh:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         from xdist.remote import WorkerInteractor
 
-        if not session.config.getoption("--kernel"):  # it is xdist's scheduler that hears it, on this host
-            return
         every = session.config.getoption("--fresh")
         indices = [index for index, item in enumerate(session.items) if every or item.get_closest_marker("fresh")]
         for plugin in session.config.pluginmanager.get_plugins():

@@ -33,9 +33,6 @@ LATE = frozenset(
 )
 """Options that nothing reads before the tests are collected, or nothing in a guest at all."""
 
-STANDING_BY = ["--kernel", "of this guest"]
-"""What makes the plugin a guest's; the job brings the real one."""
-
 BLOCKED = ("terminal", "cacheprovider")
 """Plugins that have nothing to do in a guest."""
 
@@ -98,7 +95,7 @@ def stand_by(tests: list[str], park: Callable[[list[str]], bool]) -> None:
         nonlocal job, done
         session.perform_collect()
         collected = [] if session.testsfailed else list(session.items)
-        made = _parse(config, STANDING_BY + tests)
+        made = _parse(config, tests)
         xdist.remote.getinfodict()  # of which platform.py remembers what it has to look for in a large file
         capture: Any = config.pluginmanager.getplugin("capturemanager")
         capture.suspend_global_capture(in_=True)
@@ -113,7 +110,7 @@ def stand_by(tests: list[str], park: Callable[[list[str]], bool]) -> None:
 
     error: BaseException | None = None
     try:
-        wrap_session(_config(STANDING_BY + tests), session_of_a_job)
+        wrap_session(_config(tests, {"kproof_folder": os.getcwd()}), session_of_a_job)
     except Exception as caught:  # the project's: told when it matters to somebody
         error = caught
     if not job:
@@ -131,8 +128,7 @@ def stand_by(tests: list[str], park: Callable[[list[str]], bool]) -> None:
 
 def _from_the_beginning(job: Job) -> None:
     os.chdir(job.workerinput["kproof_folder"])
-    config = _config(job.args)
-    config.workerinput = job.workerinput  # type: ignore[attr-defined]
+    config = _config(job.args, job.workerinput)
     wrap_session(config, lambda config, session: _work(config, session, job, _main))
 
 
@@ -158,13 +154,13 @@ def _run_selected(config: Config, session: pytest.Session) -> int:
     return pytest.ExitCode.TESTS_FAILED if session.testsfailed else pytest.ExitCode.OK
 
 
-def _config(args: list[str]) -> Config:
+def _config(args: list[str], workerinput: dict[str, Any]) -> Config:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # looking for entry points costs an emulated guest half a second
     config = _prepareconfig(["-p", "no:cacheprovider", *args], [xdist.plugin, harness.pytest_plugin])
     for name in BLOCKED:
         config.pluginmanager.set_blocked(name)
     xdist.remote.setup_config(config, None)
-    config.workerinput = {}  # type: ignore[attr-defined]
+    config.workerinput = workerinput  # type: ignore[attr-defined]
     config.workeroutput = {}  # type: ignore[attr-defined]
     return config
 
