@@ -22,7 +22,7 @@ e2e: setup
 
 # Every fault that kproof must survive, provoked for real, and the table of what became of it; `make test` has the fast ones
 faults: setup
-	.venv/bin/pytest tests/e2e/faults -v -rs $(ARGS)
+	.venv/bin/pytest tests/e2e/faults tests/e2e/test_judgement.py -v -rs -k "faults or leak_fails" $(ARGS)
 
 # How fast guests answer, against virtme-ng on the same kernel
 bench: setup
