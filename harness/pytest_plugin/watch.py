@@ -112,6 +112,8 @@ class Watch:
         self._watched: dict[str, _Watched] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hang-watch", daemon=True)
+        self._asking: list[threading.Thread] = []
+        """One for each hung guest: their answers take seconds, and the others have limits, too."""
         self.hung: dict[str, Hang] = {}
         """By guest."""
 
@@ -122,6 +124,8 @@ class Watch:
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
         self._thread.join()
+        for thread in self._asking:
+            thread.join()
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK):
@@ -132,19 +136,23 @@ class Watch:
                     if watched.ended and self._reported(guest, watched.test):
                         watched.test = ""
                     if watched.overdue:
-                        self._end(watched)
+                        hang = self.hung[guest.name] = Hang(self._title(watched))
+                        thread = threading.Thread(target=self._end, args=(watched, hang), name="hang", daemon=True)
+                        self._asking.append(thread)
+                        thread.start()
 
-    def _end(self, watched: _Watched) -> None:
-        """Ask for evidence, then end the guest. What its kernel says goes to the console."""
-        guest = watched.guest
+    @staticmethod
+    def _title(watched: _Watched) -> str:
         within = f"within {watched.limit:.0f} s"
         if watched.test == COLLECTION:
-            title = f"no end of the collection {within}"
-        elif watched.ended:
-            title = f"it ended, but no report of it came {within}: the guest's channel is spoilt"
-        else:
-            title = f"no end {within}"
-        hang = self.hung[guest.name] = Hang(title)
+            return f"no end of the collection {within}"
+        if watched.ended:
+            return f"it ended, but no report of it came {within}: the guest's channel is spoilt"
+        return f"no end {within}"
+
+    def _end(self, watched: _Watched, hang: Hang) -> None:
+        """Ask for evidence, then end the guest. What its kernel says goes to the console."""
+        guest = watched.guest
         try:
             if _is_stopped(guest):
                 hang.title += " (QEMU is stopped by a signal)"

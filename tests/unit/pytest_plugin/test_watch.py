@@ -78,6 +78,7 @@ def test_a_test_that_ended_without_a_report_has_spoilt_the_channel(
         assert watching.hung == {}
         assert guest.process.poll() is None
     else:
+        watching.hung["g0"].over.wait(5)
         assert "no report of it came within 0 s" in watching.hung["g0"].title
         assert guest.process.poll() is not None
 
