@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,22 +19,17 @@ from harness import __version__
 from harness.errors import InfraError
 from harness.guest.symbols import source_lines
 from harness.model import BAD, GuestSpec, Kernel, Outcome, Request, Result
-from harness.pytest_plugin.evidence import KERNEL_SECTION, taint_letters, taint_text
+from harness.pytest_plugin.evidence import taint_letters
+from harness.pytest_plugin.junit import junit
 from harness.pytest_plugin.known_issues import KnownIssues
+from harness.pytest_plugin.phases import PHASES, durations, outcome_of
 
 if TYPE_CHECKING:
-    from junit_xml import TestCase, TestSuite
-
     from harness.guest.accel import Host
 
 JOURNAL = "outcomes.jsonl"
 """What a run leaves that was killed: ``{"selected": [ID, ...]}``, then one outcome a line; run.json takes its place."""
 FILES = ("junit.xml", "run.json", "repro.sh", JOURNAL)
-
-PHASES = ("setup", "call", "teardown")
-
-# What XML 1.0 has no way to write (section 2.2).
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def run_folder(base: Path, wanted: str | None) -> Path:
@@ -169,7 +163,7 @@ class Run:
                         str(report.longrepr),
                         guest,
                         kernel_log=getattr(report, "kproof_kernel_log", ""),
-                        phases=_durations(self._phases.pop(report.nodeid, [])),
+                        phases=durations(self._phases.pop(report.nodeid, [])),
                     )
                 )
         if report.when not in PHASES:  # its guest died before it began: it runs in another
@@ -179,7 +173,7 @@ class Run:
         if report.when != "teardown":
             return None
         del self._phases[report.nodeid]
-        return self.record(_outcome(phases, guest))
+        return self.record(outcome_of(phases, guest))
 
     @property
     def seconds(self) -> float:
@@ -247,7 +241,7 @@ class Run:
         self._read_splats()
         try:
             self._write("run.json", json.dumps(self._as_json(exit_status), indent=1) + "\n")
-            self._write("junit.xml", self._junit())
+            self._write("junit.xml", junit(self))
             self._write("repro.sh", self._repro())
             (self.folder / "repro.sh").chmod(0o755)
             (self.folder / JOURNAL).unlink(missing_ok=True)
@@ -324,53 +318,6 @@ class Run:
             "taint_letters": [taint_letters(flags) for flags in outcome.taint] if outcome.taint else None,
         }
 
-    def _junit(self) -> str:
-        from junit_xml import TestSuite, to_xml_report_string
-
-        suites: list[TestSuite] = [self._kernel_suite()]
-        by_feature: dict[str, list[TestCase]] = {}
-        for outcome in self.outcomes.values():
-            case = _test_case(outcome, self.lives.get(outcome.guest))
-            by_feature.setdefault(_feature(outcome.nodeid), []).append(case)
-        suites += [TestSuite(name, cases) for name, cases in sorted(by_feature.items())]
-        return str(to_xml_report_string(suites, prettyprint=True))
-
-    def _kernel_suite(self) -> TestSuite:
-        from junit_xml import TestCase, TestSuite
-
-        kernel = self.kernel
-        request = printable(f"{self.request}\nkernel {kernel.identity}, release {kernel.release}")
-        cases = [TestCase("source", "kernel", stdout=request)]
-        for status in kernel.series:
-            case = TestCase(f"series {status.name}", "kernel", stdout=f"{status.state}: {status.reason}")
-            if status.state == "absent":
-                case.add_skipped_info(f"absent: {status.reason}")
-            cases.append(case)
-        proof = "\n".join(f"{symbol}={value}" for symbol, value in kernel.config_proof)
-        cases.append(TestCase("config", "kernel", stdout=f"every requested symbol is as requested:\n{proof}"))
-        cases.append(TestCase("build", "kernel", kernel.seconds, stdout=f"log: {kernel.build_log}"))
-        cases += [TestCase(f"boot {name}", "kernel", seconds) for name, seconds in self.boots.items()]
-        if self.boot_failure:
-            case = TestCase("boot", "kernel")
-            case.add_failure_info(printable(self.boot_failure.splitlines()[0]), printable(self.boot_failure))
-            cases.append(case)
-        deaths = [
-            (name, title, f"console: {self.folder / 'guests' / name / 'console.log'}")
-            for name, title in self.deaths_outside_tests.items()
-        ]
-        for name, title, text in [*deaths, *self.complaints]:
-            case = TestCase(f"guest {name} outside of any test", "kernel")
-            case.add_failure_info(printable(title), printable(text))
-            cases.append(case)
-        for name, line in self.objections().items():
-            case = TestCase(f"run {name}", "kernel")
-            case.add_failure_info(printable(line))
-            cases.append(case)
-        if remarks := self.remarks():
-            cases.append(TestCase("known issues", "kernel", stdout=printable("\n".join(remarks))))
-        properties = {"guest peak resident MB": round(self.peak_mb)} if self.peak_mb else None
-        return TestSuite("kernel", cases, properties=properties, hostname=platform.node(), timestamp=self.started)
-
     def _repro(self) -> str:
         """A script: without an argument it repeats the run, with a number one failure."""
         spec = self.spec
@@ -394,120 +341,9 @@ class Run:
         return "\n".join(lines) + "\n"
 
 
-def printable(text: str) -> str:
-    r"""The text with every character that XML forbids as ``\xNN``, so that none of a console's bytes is lost."""
-    return _NOT_XML.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
-def _feature(nodeid: str) -> str:
-    """The suite of a test: the folder that its file is in."""
-    parts = nodeid.split("::")[0].split("/")
-    return parts[-2] if len(parts) > 1 else parts[0]
-
-
-def _test_case(outcome: Outcome, life: Life | None) -> TestCase:
-    from junit_xml import TestCase
-
-    path, _, name = outcome.nodeid.partition("::")
-    classname = path.removesuffix(".py").replace("/", ".")
-    case = TestCase(printable(name or path), classname, outcome.seconds, file=path)
-    message, detail = printable(outcome.message), printable(outcome.detail)
-    case.stdout = printable(_evidence(outcome, life)) or None
-    match outcome.result:
-        case Result.FAILED:
-            case.add_failure_info(message, detail)
-        case Result.CRASHED | Result.HUNG:
-            case.add_error_info(message, detail, error_type=str(outcome.result))
-        case Result.ERROR:
-            case.add_error_info(message, detail, error_type=str(outcome.result))
-        case Result.XFAILED:
-            case.add_skipped_info(f"xfailed: {message}", detail)
-        case Result.SKIPPED:
-            case.add_skipped_info(message)
-        case Result.NOT_RUN:
-            case.add_skipped_info(f"not run: {message}")
-    return case
-
-
-def _evidence(outcome: Outcome, life: Life | None) -> str:
-    """For the standard output of a JUnit case: all that is known of a bad one, what was excused in any."""
-    lines = [f"known issue {regex!r} excuses: {title}" for regex, title in outcome.known]
-    if outcome.result is Result.PASSED and outcome.message:
-        lines.append(outcome.message)
-    if outcome.result in BAD:
-        if life:
-            lines.append(f"guest {outcome.guest}, number {life.number}, {'restored' if life.restored else 'booted'}")
-        if outcome.phases:
-            lines.append(", ".join(f"{when} {seconds:.3f} s" for when, seconds in outcome.phases.items()))
-        lines.append(taint_text(*outcome.taint) if outcome.taint else "taint: not known, the guest did not tell")
-        lines.append(f"kernel log of the test:\n{outcome.kernel_log}")
-    return "\n".join(lines)
-
-
-def _outcome(phases: list[Any], guest: str) -> Outcome:
-    """One outcome of a test's phases: the first that failed decides, else a skip; set-up and teardown make errors.
-
-    A complaint of the kernel comes with the teardown, when all is over, and makes a failed test of any other.
-    """
-    last = phases[-1]
-    outcome = Outcome(
-        phases[0].nodeid,
-        Result.PASSED,
-        round(sum(report.duration for report in phases), 3),
-        guest=guest,
-        kernel_log=getattr(last, "kproof_kernel_log", ""),
-        taint=tuple(last.kproof_taint) if hasattr(last, "kproof_taint") else None,
-        phases=_durations(phases),
-        known=tuple((regex, title) for regex, title in getattr(last, "kproof_known", [])),
-    )
-    if failed := [report for report in phases if report.failed]:
-        first, *more = failed
-        own = first.when == "call" or getattr(first, "kproof_failed", False)
-        place = {"setup": "in set-up: ", "teardown": "in teardown: "}[first.when] if not own else ""
-        return replace(
-            outcome,
-            result=Result.FAILED if own else Result.ERROR,
-            message=place + _headline(first),
-            detail="".join([_full_text(first), *map(_more_text, more)]),
-        )
-    for report in phases:
-        expected = getattr(report, "wasxfail", None)
-        if report.skipped and expected is not None:
-            reason = expected.removeprefix("reason: ")  # so begins what pytest.xfail() says
-            return replace(outcome, result=Result.XFAILED, message=reason, detail=_full_text(report))
-        if report.skipped:
-            reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
-            return replace(outcome, result=Result.SKIPPED, message=reason)
-        if expected is not None:  # not strict, else it had failed
-            reason = expected.removeprefix("reason: ")
-            return replace(outcome, message=f"passed, although a failure is expected: {reason}")
-    return outcome
-
-
-def _durations(phases: list[Any]) -> dict[str, float]:
-    return {report.when: round(report.duration, 3) for report in phases}
-
-
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
     return {key: round(value, 2) if isinstance(value, float) else value for key, value in values.items()}
 
 
 def _tests(count: int) -> str:
     return "1 test was" if count == 1 else f"{count} tests were"
-
-
-def _headline(report: Any) -> str:
-    crash = getattr(report.longrepr, "reprcrash", None)
-    text = crash.message if crash else str(report.longrepr)
-    return next((line for line in text.splitlines() if line.strip()), "failed")
-
-
-def _full_text(report: Any) -> str:
-    sections = "".join(f"\n--- {title} ---\n{content}" for title, content in report.sections)
-    return f"{report.longreprtext}\n{sections}"
-
-
-def _more_text(report: Any) -> str:
-    """What a phase says that failed after another: without the captured output, which the first has shown."""
-    sections = "".join(f"\n{content}" for title, content in report.sections if title == KERNEL_SECTION)
-    return f"\n--- {report.when} ---\n{report.longreprtext}{sections}\n"
