@@ -15,8 +15,8 @@ import pytest
 from harness.errors import InfraError
 from harness.guest.accel import Host
 from harness.model import GuestSpec, Kernel, Request, Result, SeriesState, SeriesStatus, Version
-from harness.pytest_plugin.known_issues import KnownIssue, KnownIssues
 from harness.pytest_plugin.junit import printable
+from harness.pytest_plugin.known_issues import KnownIssue, KnownIssues
 from harness.pytest_plugin.results import Life, Run, open_folder, run_folder
 
 
