@@ -1,9 +1,10 @@
-"""Kernel sources in Debian's archive, through apt with a private state: no root, nothing of the machine's own changes.
+"""Sources in Debian's archive, through apt with a private state: no root, nothing of the machine's own changes.
 
-Where the archive is comes from the machine's own apt sources (deb822 ``.sources`` and one-line ``.list``). Two states:
-*configured* knows the machine's suites and offers the ``linux-source-X.Y`` packages; *wide* knows the source package
-``linux`` in other suites too, whose ``.orig.tar`` is the pristine stable tree. apt checks signatures and hashes; the
-sha256 that the signed lists name is checked once more before a file is used.
+Where the archive is comes from the machine's own apt sources (deb822 ``.sources`` and one-line ``.list``). Three
+states: *configured* knows the machine's suites and offers the ``linux-source-X.Y`` packages; *wide* knows the source
+package ``linux`` in other suites too, whose ``.orig.tar`` is the pristine stable tree; *sources* knows the source
+packages of the machine's suites. apt checks signatures and hashes; the sha256 that the signed lists name is checked
+once more before a file is used.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class Offer:
-    """A file in the archive that holds a kernel source."""
+    """A file in the archive that holds a source: of a kernel, or of a program."""
 
     package: str
     version: str
@@ -71,7 +72,7 @@ class Offer:
     sha256: str
     size: int
     state: str
-    """The state that knows it: ``configured`` or ``wide``."""
+    """The state that knows it: ``configured``, ``sources`` or ``wide``."""
 
     @property
     def upstream(self) -> str:
@@ -191,6 +192,22 @@ class Archive:
         have = f"; of {_series(wanted)} it has {', '.join(near)}" if near else f"; it has no {_series(wanted)} at all"
         raise UserError(f"debian:{wanted}: the archive has no such kernel{have}")
 
+    def find_source(self, package: str, upstream: str) -> Offer:
+        """The pristine tarball of a source package's upstream version; the machine's own suites come first.
+
+        Raises InfraError when no suite has it, or the archive cannot be read.
+        """
+        command.require("apt-get", "apt-cache", "dpkg")
+        with locked(self._locks / "apt.lock", what="reads the archive's lists", events=self._events):
+            for state in ("sources", "wide"):
+                self._prepare(state, update=False, newest=False)
+                offers = self._source_offers(state, package)
+                if not any(offer.upstream == upstream for offer in offers) and self._refresh(state):
+                    offers = self._source_offers(state, package)
+                if matching := [offer for offer in offers if offer.upstream == upstream]:
+                    return max(matching, key=cmp_to_key(_compare))
+        raise InfraError(f"no suite of the archive has the source package {package} {upstream}")
+
     def fetch(self, offer: Offer) -> Path:
         """Download an offer (or find it downloaded) and check it; the path is complete and as the lists say."""
         path = self._downloads / offer.filename
@@ -251,7 +268,8 @@ class Archive:
 
     def _prepare(self, state: str, *, update: bool, newest: bool) -> None:
         configured = configured_suites()
-        kind, suites = ("deb", configured) if state == "configured" else ("deb-src", wide_suites(configured))
+        kind = "deb" if state == "configured" else "deb-src"
+        suites = wide_suites(configured) if state == "wide" else configured
         folder = self._root / state
         text = "".join(suite.line(kind) + "\n" for suite in suites).encode()
         sources = folder / "sources.list"
@@ -285,17 +303,21 @@ class Archive:
         return True
 
     def _offers(self, state: str, wanted: str) -> list[Offer]:
-        if state == "configured":
-            argv = ["apt-cache", *self._options(state), "show", f"linux-source-{_series(wanted)}"]
-        else:
-            argv = ["apt-cache", *self._options(state), "showsrc", "--only-source", "linux"]
-        done = command.run(argv, limit=UPDATE_LIMIT, check=False)
+        if state != "configured":
+            return self._source_offers(state, "linux")
+        stanzas = self._stanzas(state, "show", f"linux-source-{_series(wanted)}")
+        return [offer for stanza in stanzas if (offer := _binary_offer(stanza, state))]
+
+    def _source_offers(self, state: str, package: str) -> list[Offer]:
+        stanzas = self._stanzas(state, "showsrc", "--only-source", package)
+        return [offer for stanza in stanzas if (offer := _source_offer(stanza, state))]
+
+    def _stanzas(self, state: str, *words: str) -> list[str]:
+        done = command.run(["apt-cache", *self._options(state), *words], limit=UPDATE_LIMIT, check=False)
         # exit 100: no such package, which is an answer
         if done.status not in (0, 100):
             raise InfraError(f"apt-cache failed: {done.complaint}")
-        reader = _binary_offer if state == "configured" else _source_offer
-        offers = [reader(stanza, state) for stanza in done.text.split("\n\n") if stanza.strip()]
-        return [offer for offer in offers if offer is not None]
+        return [stanza for stanza in done.text.split("\n\n") if stanza.strip()]
 
 
 def _field(stanza: str, name: str) -> str:
@@ -322,7 +344,7 @@ def _source_offer(stanza: str, state: str) -> Offer | None:
     for line in _field(stanza, "Checksums-Sha256").splitlines():
         checksum, size, name = line.split()
         if re.search(r"\.orig\.tar\.\w+$", name):
-            return Offer("linux", _field(stanza, "Version"), name, checksum, int(size), state)
+            return Offer(_field(stanza, "Package"), _field(stanza, "Version"), name, checksum, int(size), state)
     return None
 
 

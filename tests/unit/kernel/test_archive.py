@@ -127,6 +127,7 @@ case "$*" in
 *"show linux-source-6.12")
 	[ -e "$STATE/new" ] && cat "$STATE/newest"
 	cat "$STATE/binaries" ;;
+*/sources/lists*showsrc*) [ -e "$STATE/no-sources" ] || cat "$STATE/sources" ;;
 *showsrc*) cat "$STATE/sources" ;;
 *) echo "N: Unable to locate package" >&2; exit 100 ;;
 esac
@@ -187,6 +188,28 @@ def test_other_suites_have_the_pristine_tree(tmp_path: Path, apt: Path, events: 
     assert events == [Notice("suite forky is not in the archive; going on without it")]
     assert source.fetch(offer).read_bytes() == CONTENT
     assert "source --download-only --tar-only linux=6.12.8-1" in (apt / "calls").read_text()
+
+
+@pytest.mark.parametrize("state", ["sources", "wide"])
+def test_a_source_package_is_the_machines_own_before_others(
+    tmp_path: Path, apt: Path, events: list[Event], state: str
+) -> None:
+    if state == "wide":
+        write(apt / "no-sources", "")
+    source = open_archive(tmp_path, events)
+    offer = source.find_source("linux", "6.12.8")
+    assert (offer.package, offer.version, offer.state) == ("linux", "6.12.8-1", state)
+    assert (apt / "calls").read_text().count(" update") == (1 if state == "sources" else 2)
+    assert source.fetch(offer).read_bytes() == CONTENT
+    assert "source --download-only --tar-only linux=6.12.8-1" in (apt / "calls").read_text()
+    suites = (tmp_path / "cache/apt/sources/sources.list").read_text()
+    assert "deb-src [signed-by=/usr/share/keyrings/k.gpg] http://mirror.example/debian bookworm main" in suites
+    assert "sid" not in suites
+
+
+def test_a_source_package_that_is_nowhere(tmp_path: Path, apt: Path, events: list[Event]) -> None:
+    with pytest.raises(InfraError, match=r"no suite of the archive has the source package linux 6\.12\.9$"):
+        open_archive(tmp_path, events).find_source("linux", "6.12.9")
 
 
 def test_a_version_that_is_nowhere(tmp_path: Path, apt: Path, events: list[Event]) -> None:
