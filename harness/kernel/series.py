@@ -5,6 +5,7 @@ The file, every key:
     title = "one line"
     since = "6.7"                      # first mainline release that has it; left out: none has
     symbols = ["NETKIT"]               # its Kconfig symbols
+    tools = ["iproute2"]               # programs that guests get with it, patches/NAME/tool.toml; may be left out
 
     [[commits]]                        # upstream, in order; what --upstream takes from a clone
     id = "35dfaad7188c"                # may be left out: then the subject finds it
@@ -69,6 +70,8 @@ class Series:
     patches: tuple[PatchSet, ...]
     definition: str
     """Hash over series.toml and the patches it names: what a status depends on besides the tree."""
+    tools: tuple[str, ...] = ()
+    """Folders beside its own that have a tool.toml."""
 
 
 def load_series(folder: Path) -> tuple[Series, ...]:
@@ -78,16 +81,7 @@ def load_series(folder: Path) -> tuple[Series, ...]:
 
 def _load(path: Path) -> Series:
     raw = read_user_file(path, "series")
-    try:
-        text = raw.decode()
-        table = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{raw[: error.start].count(10) + 1}: not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        number = line[1] if line else str(text.count("\n") + 1)
-        raise UserError(f"{path}:{number}: {error}") from None
-    reader = _Schema(path, text)
+    table, reader = read_toml(path, raw)
     top = reader.table(table, "", required={"title": str, "symbols": list}, optional=_TOP)
     for symbol in top["symbols"]:
         if not isinstance(symbol, str) or not re.fullmatch(r"[A-Z0-9_]+", symbol):
@@ -97,6 +91,10 @@ def _load(path: Path) -> Series:
     if not evidence:
         raise reader.error("evidence", "at least one [[evidence]] is needed: how a tree shows that it has the series")
     sets = tuple(reader.patches(entry, index) for index, entry in enumerate(top.get("patches", [])))
+    tools = top.get("tools", [])
+    for tool in tools:
+        if not (path.parent.parent / str(tool) / "tool.toml").is_file():
+            raise reader.error("tools", f"there is no tool {tool!r}: no {tool}/tool.toml beside {path.parent.name}/")
     digest = hashlib.sha256(raw)
     for patch_set in sets:
         for file in patch_set.files:
@@ -110,13 +108,28 @@ def _load(path: Path) -> Series:
         evidence=evidence,
         patches=sets,
         definition=digest.hexdigest(),
+        tools=tuple(tools),
     )
 
 
-_TOP: dict[str, type] = {"since": str, "commits": list, "evidence": list, "patches": list}
+_TOP: dict[str, type] = {"since": str, "tools": list, "commits": list, "evidence": list, "patches": list}
+_KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "a table"}
 
 
-class _Schema:
+def read_toml(path: Path, raw: bytes) -> tuple[dict[str, Any], Schema]:
+    """What a file says, and the checks of it. UserError with file and line for what is no TOML."""
+    try:
+        text = raw.decode()
+        return tomllib.loads(text), Schema(path, text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{raw[: error.start].count(10) + 1}: not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        number = line[1] if line else str(text.count("\n") + 1)
+        raise UserError(f"{path}:{number}: {error}") from None
+
+
+class Schema:
     """Checks of one file; each error names the file and the line of the key."""
 
     def __init__(self, path: Path, text: str) -> None:
@@ -159,8 +172,7 @@ class _Schema:
             if key not in known:
                 raise self.error(key, f"unknown key {key!r}{where}; known are {', '.join(known)}", header, index)
             if not isinstance(value, known[key]):
-                kind = "a list" if known[key] is list else "a text"
-                raise self.error(key, f"{key}{where} must be {kind}", header, index)
+                raise self.error(key, f"{key}{where} must be {_KINDS[known[key]]}", header, index)
         for key in required:
             if not table.get(key) and not (key == "symbols" and key in table):
                 raise self.error(key, f"{key}{where} is missing", header, index)

@@ -48,6 +48,7 @@ def test_the_project_has_its_five() -> None:
         (GOOD + '\n[[commits]]\nsubject = "a"\n\n[[commits]]\nsubject = "b"\nid = "xyz"\n', 12, "no commit id"),
         (GOOD + '\n[[commits]]\nsubject = "a"\nsince = "six"\n', 9, "not a kernel version"),
         ("since = 6\n" + GOOD, 1, "must be a text"),
+        ('title = "t"\ntools = ["brush"]\n' + GOOD.split("\n", 1)[1], 2, "there is no tool 'brush'"),
     ],
 )
 def test_an_error_has_file_and_line(tmp_path: Path, text: str, line: int, words: str) -> None:
@@ -67,6 +68,12 @@ def find(tmp_path: Path, text: str, version: Version = VERSION) -> tuple[SeriesS
 
 
 CLUES = 'all = [{ file = "Kconfig", regex = "^config NET$" }, { file = "fs/namei.c", regex = "PATTERN" }]'
+
+
+def test_a_series_names_its_tools(tmp_path: Path) -> None:
+    write(tmp_path / "queues/series.toml", 'tools = ["brush"]\n' + GOOD)
+    write(tmp_path / "brush/tool.toml", "")
+    assert [(one.name, one.tools) for one in load_series(tmp_path)] == [("queues", ("brush",))]
 
 
 def test_present_needs_every_clue_of_one_alternative(tmp_path: Path) -> None:
