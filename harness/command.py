@@ -33,6 +33,7 @@ PACKAGES = {
     "apt-get": "apt",
     "apt-cache": "apt",
     "dpkg-deb": "dpkg",
+    "pkg-config": "pkgconf",
 }
 """Program to the Debian package that brings it; a program that is not listed is its own package."""
 

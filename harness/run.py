@@ -95,15 +95,17 @@ def execute(
 
     kernel = _kernel(request)
     folder = Path(tempfile.mkdtemp(prefix="exec-", dir=_logs()))
-    spec, _ = make_spec(
-        kernel,
-        launcher=root,
-        memory_mb=memory_mb,
-        cpus=cpus,
-        accel=accel,
-        project=project_root(),
-        folder=folder,
-    )
+    with display_for(sys.stderr) as display:
+        spec, _ = make_spec(
+            kernel,
+            launcher=root,
+            memory_mb=memory_mb,
+            cpus=cpus,
+            accel=accel,
+            project=project_root(),
+            folder=folder,
+            events=display.sink,
+        )
     with ExitStack() as stack:
         guest = launch(spec, "exec")
         stack.callback(guest.kill)

@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -87,12 +87,13 @@ KEPT = 4  # images; every edit of the plugin makes a new one
 FORMAT = "2"  # raise when the layout below changes
 
 
-def frozen_root() -> RootImage:
+def frozen_root(ours: Mapping[str, Path] | None = None) -> RootImage:
     """The image for this host, from the cache or made now (a few seconds).
 
-    Raises InfraError when a program that belongs in it is missing on the host, or mkfs.erofs fails.
+    ``ours`` are programs, by name, that come in place of the host's. Raises InfraError when a program that belongs in
+    it is missing on the host, or mkfs.erofs fails.
     """
-    files = dict(_files())
+    files = dict(_files(ours or {}))
     with disk_errors(cache_root()):
         identity = _identity(files)
         path = cache_root() / "roots" / f"{identity}.erofs"
@@ -129,9 +130,9 @@ def _forget_old(folder: Path) -> None:
         image.unlink(missing_ok=True)
 
 
-def _files() -> Iterator[tuple[str, Path]]:
+def _files(ours: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     """Pairs of the path in the guest and the file on the host."""
-    programs = {name: _program(name, package) for name, package in PROGRAMS.items()}
+    programs = {name: _program(name, package) for name, package in PROGRAMS.items() if name not in ours}
     interpreter = Path(os.path.realpath(sys.executable))
     stdlib = Path(sysconfig.get_path("stdlib"))
     extensions = list((stdlib / "lib-dynload").glob("*.so"))
@@ -139,7 +140,9 @@ def _files() -> Iterator[tuple[str, Path]]:
     shared = [path for path in site.values() if ".so" in path.name]
     for path in [*programs.values(), interpreter]:
         yield str(path), path
-    for library in _shared_libraries([*programs.values(), interpreter, *extensions, *shared]):
+    for name, path in ours.items():
+        yield f"{PROGRAM_FOLDERS[0]}/{name}", path
+    for library in _shared_libraries([*programs.values(), *ours.values(), interpreter, *extensions, *shared]):
         yield str(library), library
     for path in _walk(stdlib):
         yield str(path), path

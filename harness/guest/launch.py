@@ -173,7 +173,7 @@ def _image_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
 
 def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
     agent = ["env", *(f"{key}={value}" for key, value in ENVIRONMENT.items()), f"PYTHONPATH={project_root()}"]
-    agent += [f"{KEEP}={project_root()}:{spec.project}"]
+    agent += [f"{KEEP}={project_root()}:{spec.project}:{spec.env.get('PATH', '')}"]
     agent += [sys.executable, "-m", "harness.guest.agent"]
     devices = [word for device in [*extra, machine.entropy()] for word in device.qemu]
     command = virtme_command(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from harness.errors import UserError
+from harness.events import Sink, ignore
 from harness.guest.accel import Host, choose
+from harness.guest.agent import ENVIRONMENT
 from harness.guest.image import frozen_root
 from harness.guest.launch import check_image, require_qemu
+from harness.guest.tools import programs_for
 from harness.model import GuestSpec, Kernel
 
 LEAST_MEMORY_MB = 128
@@ -24,29 +28,37 @@ def make_spec(
     accel: str | None,
     project: Path,
     folder: Path,
+    events: Sink = ignore,
 ) -> tuple[GuestSpec, Host]:
     """The guest's specification, and what is known of the host that runs it. ``folder`` will hold the guests' logs.
 
     Raises UserError for a size that no guest, or not this host, can have, for an accelerator that does not work and
-    for a kernel image that is none; InfraError when the root cannot be made.
+    for a kernel image that is none; InfraError when the root, or a program that belongs to a series, cannot be made.
     """
     check_size(memory_mb, cpus)
     require_qemu()
     check_image(kernel.boot_image)
     host = choose(accel, kernel.boot_image)
+    programs = programs_for(kernel, events=events)
     spec = GuestSpec(
         launcher=launcher,
         kernel=str(kernel.boot_image),
-        root=str(frozen_root().path) if launcher == "image" else "",
+        root=str(frozen_root(programs).path) if launcher == "image" else "",
         project=str(project),
         accel=host.accel,
         folder=str(folder),
         speed=host.speed,
         memory_mb=memory_mb,
         cpus=cpus,
+        # the host's root is what it is: there, they are found first
+        env={"PATH": _path(programs.values())} if launcher == "virtme" and programs else {},
         kernel_identity=kernel.identity,
     )
     return spec, host
+
+
+def _path(programs: Iterable[Path]) -> str:
+    return ":".join([*dict.fromkeys(str(program.parent) for program in programs), ENVIRONMENT["PATH"]])
 
 
 def check_size(memory_mb: int, cpus: int) -> None:

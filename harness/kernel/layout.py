@@ -42,6 +42,11 @@ class Layout:
         return self.root / "failed"
 
     @property
+    def tools(self) -> Path:
+        """Programs of ours for guests, built: NAME-IDENTITY/bin."""
+        return self.root / "tools"
+
+    @property
     def ccache(self) -> Path:
         return self.root / "ccache"
 

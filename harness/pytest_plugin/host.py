@@ -123,6 +123,7 @@ class HostSide:
             accel=option("--accel"),
             project=self.config.rootpath,
             folder=folder / "guests",
+            events=self.tell,
         )
         _compile_programs()
         folder = open_folder(folder, latest=not option("--results"))
