@@ -17,7 +17,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from harness.errors import InfraError
+from harness.errors import BootError, InfraError
 from harness.events import Notice, Phase, Sink
 from harness.guest import agent
 from harness.guest.handshake import BOOT_LIMIT, receive, wait_waiting
@@ -167,7 +167,12 @@ def _let_stand_by(guest: Guest, tests: tuple[str, ...]) -> dict[str, agent.Modul
         "mounts": guest.orders()["mounts"],
     }
     guest.channel.sendall(json.dumps(order).encode() + b"\n")
-    answer = receive(guest, time.monotonic() + BOOT_LIMIT * guest.spec.speed)
+    try:
+        answer = receive(guest, time.monotonic() + BOOT_LIMIT * guest.spec.speed)
+    except BootError as error:  # it has booted; the run will find out which test cannot be collected
+        raise InfraError(
+            str(error).splitlines()[0].replace("the kernel does not boot", "collecting the tests")
+        ) from None
     rests_on: dict[str, agent.Modules] = answer["standing_by"]
     return rests_on
 

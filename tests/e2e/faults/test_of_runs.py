@@ -216,16 +216,21 @@ def test_two_runs_at_once(project: FaultProject, row: Row) -> None:
 
 
 @pytest.mark.slow
-def test_import_that_never_ends(project: FaultProject, row: Row) -> None:
-    row.fault, row.expected = "test file whose import never ends", "status 3, one clear line"
-    # a snapshot is made of what can be collected
-    project.write("conftest.py", "import os, time\nif 'KPROOF_GUEST' in os.environ:\n    time.sleep(3600)\n")
-    project.write("test_it.py", ONE)
-    status, output = project.run("test_it.py", "-n", "2")
+@pytest.mark.parametrize(
+    ("what", "statement", "option", "title"),
+    [
+        ("never ends", "time.sleep(3600)", "--cold", r"no end of the collection within \d+ s"),
+        ("ends Python", "os._exit(7)", "--fresh", "the guest's Python ended with status 7"),
+    ],
+    ids=["never ends", "ends Python"],
+)
+def test_import(project: FaultProject, row: Row, what: str, statement: str, option: str, title: str) -> None:
+    row.fault, row.expected = f"test file whose import {what}", "status 3, one clear line"
+    project.write("test_it.py", f"import os, time\n{statement}\n{ONE}")
+    status, output = project.run("test_it.py", option)
     row.seen = output.strip().splitlines()[-1].partition("; console")[0]
     assert status == 3, output
-    assert re.fullmatch(
-        r"kproof: guests end before they have collected the tests: no end of the collection within \d+ s", row.seen
-    )
+    assert re.fullmatch(f"kproof: guests end before they have collected the tests: {title}", row.seen)
     assert "Traceback" not in output
+    assert ("collecting the tests" in output) == (option != "--cold"), "no snapshot, and why"
     assert project.leftovers() == []
