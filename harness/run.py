@@ -113,7 +113,8 @@ def execute(
         here = Path.cwd()
         try:
             with ssh.session(guest) as transport:
-                status = ssh.run_command(transport, command, str(here if here.is_relative_to(project_root()) else "/"))
+                inside = str(here) if here.is_relative_to(project_root()) else "/"
+                status = ssh.run_command(transport, command, inside, spec.env)
         except (EOFError, ConnectionResetError, paramiko.SSHException):
             how = guest.end(END_LIMIT)
             title = death_title(read_tail(guest.console)) or how

@@ -12,7 +12,7 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,9 @@ def session(guest: Guest) -> Iterator[paramiko.Transport]:
         yield transport
 
 
-def run_command(transport: paramiko.Transport, command: Sequence[str], folder: str) -> int:
+def run_command(
+    transport: paramiko.Transport, command: Sequence[str], folder: str, env: Mapping[str, str] | None = None
+) -> int:
     """Run a command with this process's standard input and outputs; returns its exit status as a shell would.
 
     On a terminal the command gets a terminal. Raises EOFError when the connection ends before the command does,
@@ -70,8 +72,10 @@ def run_command(transport: paramiko.Transport, command: Sequence[str], folder: s
             size = os.get_terminal_size()
             channel.get_pty(os.environ.get("TERM", "dumb"), size.columns, size.lines)
             stack.enter_context(_raw_terminal())
+        # The server has its own idea of HOME and PATH.
+        exports = shlex.join(f"{key}={value}" for key, value in {"HOME": "/root", **(env or {})}.items())
         # The shell stays, to tell of a command that a signal ended: SSH's own way to tell it, paramiko does not read.
-        channel.exec_command(f"cd {shlex.quote(folder)} && export HOME=/root; {shlex.join(command)}; exit $?")
+        channel.exec_command(f"cd {shlex.quote(folder)} && export {exports}; {shlex.join(command)}; exit $?")
         # Threads, because either direction may block while the other has to go on.
         threading.Thread(target=_send_input, args=(channel,), daemon=True).start()
         errors = threading.Thread(target=_copy, args=(channel.recv_stderr, 2), daemon=True)
