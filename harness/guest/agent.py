@@ -122,7 +122,7 @@ def _end_beheaded(child: int) -> None:
         try:
             state = Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2][0]
             others = len(os.listdir(f"/proc/{child}/task")) > 1
-        except FileNotFoundError:  # it ended, and all know it
+        except (FileNotFoundError, ProcessLookupError):  # it ended before a look at it, or under it
             return
         if state == "Z" and others:
             os.kill(child, signal.SIGKILL)

@@ -102,6 +102,7 @@ class Batch:
         finally:
             over.set()
             signaller.join()
+        project.write("output.txt", project.output)
         self.books = books(project.latest, {file: ["test_before", "test_fault", "test_after"] for file in files})
         self.leftovers = project.leftovers()
 

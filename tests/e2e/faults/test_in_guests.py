@@ -36,7 +36,8 @@ def test_every_selected_test_has_exactly_one_outcome(batch: Batch, row: Row) -> 
     row.seen = "; ".join(batch.books) or row.expected
     assert batch.books == []
     assert batch.status == 1, batch.project.output
-    assert "Traceback" not in batch.project.output
+    told = batch.project.output
+    assert "Traceback" not in told, told[told.index("Traceback") - 500 :][:5000]
 
 
 def test_nothing_is_left(batch: Batch, row: Row) -> None:
