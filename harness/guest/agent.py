@@ -121,11 +121,10 @@ def _end_beheaded(child: int) -> None:
         time.sleep(1)
         try:
             state = Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2][0]
-            others = len(os.listdir(f"/proc/{child}/task")) > 1
+            if state == "Z" and len(os.listdir(f"/proc/{child}/task")) > 1:
+                os.kill(child, signal.SIGKILL)
+                return
         except (FileNotFoundError, ProcessLookupError):  # it ended before a look at it, or under it
-            return
-        if state == "Z" and others:
-            os.kill(child, signal.SIGKILL)
             return
 
 

@@ -238,7 +238,8 @@ IN_GUESTS = (
         "test sleeps for ever",
         "signal.pause()",
         ("hung",),
-        r"^no end within \d+ s$",
+        # the kernel is idle, or about one of its timers
+        r"^no end within \d+ s",
         marks="@pytest.mark.timeout_s(2)",
         slow=True,
         check=_has_evidence,
@@ -331,7 +332,8 @@ IN_GUESTS = (
         "os.closerange(0, 1024)",
         # its Python ends as soon as it is asked for more
         ("crashed", "hung"),
-        r"^the guest's Python ended with status \d+$|^no end within \d+ s$",
+        # or it is busy with its own failure, wherever in the kernel that is
+        r"^the guest's Python ended with status \d+$|^no end within \d+ s",
         marks="@pytest.mark.timeout_s(2)",
     ),
     Fault(
