@@ -15,6 +15,9 @@ R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = range(11)
 PSEUDO_MAP_FD = 1
 PSEUDO_MAP_VALUE = 2
 
+SKF_NET_OFF = -0x100000
+"""include/uapi/linux/filter.h"""
+
 _WIDTHS = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 """Size field of load and store opcodes by width in bytes (RFC 9669, section 5)."""
 
@@ -66,6 +69,20 @@ def load(width: int, dst: int, src: int, offset: int) -> Insn:
 def store(width: int, dst: int, src: int, offset: int) -> Insn:
     """``*(uint<width * 8> *)(dst + offset) = src``."""
     return Insn(0x63 | _WIDTHS[width], dst, src, offset)
+
+
+def store_imm(dst: int, offset: int, imm: int) -> Insn:
+    """``*(u32 *)(dst + offset) = imm``."""
+    return Insn(0x62, dst, offset=offset, imm=imm)
+
+
+def load_packet(width: int, offset: int) -> Insn:
+    """``r0`` = the packet's ``width`` bytes at ``offset``, in host order; r1 to r5 are lost.
+
+    The legacy form (RFC 9669, section 5.6), which only socket filters and classifiers have. A packet that is too short
+    ends the program with 0. Offsets from SKF_NET_OFF on count from the network header.
+    """
+    return Insn(0x20 | _WIDTHS[width], imm=offset)
 
 
 def atomic_add(dst: int, src: int, offset: int) -> Insn:

@@ -30,6 +30,8 @@ class Cmd(IntEnum):
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
     PROG_LOAD = 5
+    OBJ_PIN = 6
+    OBJ_GET = 7
     PROG_ATTACH = 8
     PROG_DETACH = 9
     PROG_TEST_RUN = 10
@@ -76,6 +78,8 @@ class AttachType(IntEnum):
     TCX_EGRESS = 47
     NETKIT_PRIMARY = 54
     NETKIT_PEER = 55
+    XPS = 62
+    """BPF_XPS of patches/xps_bpf: the same number on every kernel."""
 
 
 class Flags(IntEnum):
@@ -99,6 +103,7 @@ class Verdict(IntEnum):
 
 LINK_TYPE_TCX = 11
 LINK_TYPE_NETKIT = 13
+LINK_TYPE_XPS = 16
 MAP_TYPE_ARRAY = 2
 
 MAX_PROGRAMS = 64
@@ -144,7 +149,7 @@ class Program(Handle):
 
 @dataclass(frozen=True)
 class LinkInfo:
-    """struct bpf_link_info of a tcx or netkit link."""
+    """struct bpf_link_info of a tcx, netkit or xps link."""
 
     type: int
     id: int
@@ -297,6 +302,23 @@ def classifier_returning(verdict: int, counters: Counters | None = None, slot: i
     """A classifier that counts each packet into ``slot``, where counters are given, and returns ``verdict``."""
     counting = programs.count(counters.fd, slot) if counters else []
     return load_classifier(counting, programs.ret(verdict))
+
+
+def filter_returning(value: int, counters: Counters | None = None, slot: int = 0) -> Program:
+    """A socket filter that counts each packet into ``slot``, where counters are given, and returns ``value``."""
+    counting = programs.count(counters.fd, slot) if counters else []
+    return load_filter(counting, programs.ret(value))
+
+
+def load_filter(*fragments: asm.Fragment, name: str = "kproof") -> Program:
+    """Load a socket filter (also what chooses transmit queues) from fragments (selftests.lib.programs)."""
+    return load(ProgType.SOCKET_FILTER, asm.program(*fragments), name=name)
+
+
+def pin(fd: int, path: str) -> None:
+    """OBJ_PIN: a program or link gets a name below a mounted bpffs, and lives as long as that."""
+    name = ctypes.create_string_buffer(path.encode())
+    bpf(Cmd.OBJ_PIN, struct.pack("<QII", _address(name), fd, 0))
 
 
 def attach(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -103,18 +105,62 @@ def nf_egress() -> str | None:
     return None
 
 
+def xps_bpf() -> str | None:
+    """The hook in transmit queue selection (patches/xps_bpf): a link goes onto a device, and says that it is one."""
+    with Namespace.create("probe") as namespace, namespace.entered(), bpf.filter_returning(-1) as program:
+        device = namespace.rtnl.add_dummy("d0", num_tx_queues=2)
+        try:
+            with bpf.link_create(program.fd, device.index, AttachType.XPS) as link:
+                if link.info.type != bpf.LINK_TYPE_XPS:
+                    return _lacks("xps_bpf", "NET_XPS_BPF", OSError(f"attach type {AttachType.XPS} is another's"))
+        except OSError as error:
+            return _lacks("xps_bpf", "NET_XPS_BPF", error)
+    return None
+
+
+def xps_bpf_mprog() -> str | None:
+    """Several programs in order, with a revision; before bpf_mprog (053c8e1f235d, Linux 6.6) a device takes one."""
+    if reason := xps_bpf():
+        return reason
+    with Namespace.create("probe") as namespace, namespace.entered():
+        if bpf.query(namespace.rtnl.add_dummy("d0", num_tx_queues=2).index, AttachType.XPS).revision:
+            return None
+    return f"kernel {os.uname().release} lacks bpf_mprog: one program for each device"
+
+
+def ip_xps() -> str | None:
+    """iproute2 with patches/iproute2 (``ip link set dev D xps …``), which says so in its own usage."""
+    usage = subprocess.run(["ip", "link", "help"], capture_output=True, text=True, check=False)
+    if re.search(r"\bxps\b", usage.stdout + usage.stderr):
+        return None
+    version = subprocess.run(["ip", "-V"], capture_output=True, text=True, check=False).stdout.strip()
+    return f"the guest's ip lacks xps: {version}"
+
+
+def two_processors() -> str | None:
+    """Two processors to send from (``kproof run --cpus 2``)."""
+    count = len(os.sched_getaffinity(0))
+    return None if count >= 2 else f"the guest has {count} processor: kproof run --cpus 2"
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "netkit": netkit,
     "tcx": tcx,
     "redirect_peer": redirect_peer,
     "netns_cookie": netns_cookie,
     "nf_egress": nf_egress,
+    "xps_bpf": xps_bpf,
+    "xps_bpf_mprog": xps_bpf_mprog,
+    "ip_xps": ip_xps,
+    "two_processors": two_processors,
     "pktgen": lambda: _configured("pktgen", "NET_PKTGEN"),
     "sk_msg": lambda: _configured("sk_msg programs", "BPF_STREAM_PARSER"),
     "clsact": lambda: _configured("clsact with BPF classifiers", "NET_CLS_BPF"),
     "mirred": lambda: _configured("the tc action mirred", "NET_ACT_MIRRED"),
     "skbedit": lambda: _configured("the tc action skbedit", "NET_ACT_SKBEDIT"),
     "matchall": lambda: _configured("the tc classifier matchall", "NET_CLS_MATCHALL"),
+    "bpf_events": lambda: _configured("bpf_trace_printk() and tracepoints", "BPF_EVENTS"),
+    "team": lambda: _configured("the team device", "NET_TEAM"),
     "ifb": lambda: _configured("ifb", "IFB"),
     "vxlan": lambda: _configured("vxlan", "VXLAN"),
     "nft_fwd": lambda: _configured("nft fwd", "NFT_FWD_NETDEV"),

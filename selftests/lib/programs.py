@@ -6,10 +6,13 @@ of 64 bits (selftests.lib.bpf.Counters).
 
 from __future__ import annotations
 
+import socket
+
 from selftests.lib import asm
-from selftests.lib.asm import R0, R1, R2, R3, R6, Fragment
+from selftests.lib.asm import R0, R1, R2, R3, R6, R10, Fragment
 
 # Helper numbers: include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
+HELPER_TRACE_PRINTK = 6
 HELPER_CLONE_REDIRECT = 13
 HELPER_REDIRECT = 23
 HELPER_SKB_CHANGE_TYPE = 32
@@ -24,6 +27,7 @@ SKB_PROTOCOL = 16
 SKB_PRIORITY = 32
 SKB_INGRESS_IFINDEX = 36
 SKB_IFINDEX = 40
+SKB_CB = 48
 
 SLOT_BYTES = 8
 
@@ -112,6 +116,41 @@ def clone_redirect(ifindex: int) -> Fragment:
     return [asm.mov_reg(R1, R6), asm.mov_imm(R2, ifindex), asm.mov_imm(R3, 0), asm.call(HELPER_CLONE_REDIRECT)]
 
 
+def if_field(offset: int, value: int, then: Fragment) -> Fragment:
+    """Run ``then`` for packets whose 32-bit context field at ``offset`` (SKB_…) is ``value`` only."""
+    return [asm.load(4, R2, R6, offset), asm.jump_if_not_imm(R2, value, len(then)), *then]
+
+
 def if_mark(mark: int, then: Fragment) -> Fragment:
     """Run ``then`` for packets with this mark only."""
-    return [asm.load(4, R2, R6, SKB_MARK), asm.jump_if_not_imm(R2, mark, len(then)), *then]
+    return if_field(SKB_MARK, mark, then)
+
+
+def if_protocol(ethertype: int, then: Fragment) -> Fragment:
+    """Run ``then`` for packets of this ethertype only; ``skb->protocol`` is in network order."""
+    return if_field(SKB_PROTOCOL, socket.htons(ethertype), then)
+
+
+def if_udp_port(port: int, then: Fragment) -> Fragment:
+    """Run ``then`` for IPv4 packets (without options) to this UDP port only."""
+    port_of = [
+        asm.load_packet(1, asm.SKF_NET_OFF + 9),
+        asm.jump_if_not_imm(R0, socket.IPPROTO_UDP, len(then) + 2),
+        asm.load_packet(2, asm.SKF_NET_OFF + 22),
+        asm.jump_if_not_imm(R0, port, len(then)),
+    ]
+    return if_protocol(0x0800, [*port_of, *then])
+
+
+def trace_printk(text: str) -> Fragment:
+    """``bpf_trace_printk(text)``: a line of /sys/kernel/tracing/trace_pipe."""
+    raw = text.encode() + b"\0"
+    padded = raw.ljust(-(-len(raw) // 8) * 8, b"\0")
+    words = [int.from_bytes(padded[at : at + 4], "little") for at in range(0, len(padded), 4)]
+    return [
+        *(asm.store_imm(R10, 4 * index - len(padded), word) for index, word in enumerate(words)),
+        asm.mov_reg(R1, R10),
+        asm.add_imm(R1, -len(padded)),
+        asm.mov_imm(R2, len(raw)),
+        asm.call(HELPER_TRACE_PRINTK),
+    ]

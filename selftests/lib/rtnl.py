@@ -128,6 +128,10 @@ class Rtnl:
         """A dummy device, up."""
         return self._add(name, "dummy", **attributes)
 
+    def add_team(self, name: str) -> Link:
+        """A team without ports, which has 16 transmit queues and a driver that chooses among them."""
+        return self._add(name, "team")
+
     def add_ifb(self, name: str) -> Link:
         """An ifb device, up."""
         return self._add(name, "ifb")

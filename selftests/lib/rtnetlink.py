@@ -1,0 +1,137 @@
+"""rtnetlink byte by byte: requests that no library would send, and the kernel's answers with their messages.
+
+Layouts: include/uapi/linux/netlink.h, linux/rtnetlink.h. For ordinary requests there is selftests.lib.rtnl.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from selftests.lib.netns import Namespace
+from selftests.lib.rtnl import NetlinkRefused
+
+RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK = 16, 18, 19
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_EXCL, NLM_F_CREATE = 0x200, 0x400
+NLM_F_ACK_TLVS = 0x200
+
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_NUM_TX_QUEUES = 3, 18, 31
+IFLA_INFO_KIND = 1
+"""include/uapi/linux/if_link.h"""
+
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLMSGERR_ATTR_MSG = 1
+_NESTED = 0x8000
+_SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
+_MESSAGE_HEADER = "<IHHII"
+_IFINFOMSG = "<BxHiII"
+
+Attributes = dict[int, bytes]
+
+
+def attribute(kind: int, payload: bytes, *, nested: bool = False) -> bytes:
+    """struct nlattr with its payload, padded to 4 bytes."""
+    head = struct.pack("<HH", 4 + len(payload), kind | (_NESTED if nested else 0))
+    return (head + payload).ljust(4 + (len(payload) + 3 & ~3), b"\0")
+
+
+def nest(kind: int, *attributes: bytes) -> bytes:
+    """An attribute that holds others."""
+    return attribute(kind, b"".join(attributes), nested=True)
+
+
+def u32(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("<I", value))
+
+
+def s32(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("<i", value))
+
+
+def text(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
+
+
+def parse(raw: bytes) -> Attributes:
+    """Attributes by number, the last one of a number where it repeats."""
+    found = {}
+    at = 0
+    while at + 4 <= len(raw):
+        length, kind = struct.unpack_from("<HH", raw, at)
+        if length < 4 or at + length > len(raw):
+            raise ValueError(f"attribute {kind} of length {length} at byte {at} of {len(raw)}")
+        found[kind & 0x3FFF] = raw[at + 4 : at + length]
+        at += length + 3 & ~3
+    return found
+
+
+def change(namespace: Namespace, message: int, *attributes: bytes, index: int = 0, flags: int = 0) -> None:
+    """Send RTM_SETLINK or RTM_NEWLINK for ``index`` (0: the device that attributes name) and take the answer.
+
+    Raises NetlinkRefused with the kernel's errno; its text has the kernel's message.
+    """
+    with open_socket(namespace) as sock:
+        change_through(sock, message, *attributes, index=index, flags=flags)
+
+
+def change_through(sock: socket.socket, message: int, *attributes: bytes, index: int = 0, flags: int = 0) -> None:
+    """``change`` through a socket that is open already, whoever opened it."""
+    for _ in _talk(sock, message, flags | NLM_F_ACK, index, attributes):
+        pass
+
+
+def links(namespace: Namespace) -> dict[int, Attributes]:
+    """A dump of all devices: attributes by ifindex."""
+    with open_socket(namespace) as sock:
+        return dict(_talk(sock, RTM_GETLINK, NLM_F_DUMP, 0, ()))
+
+
+def link(namespace: Namespace, index: int) -> Attributes:
+    """One device's attributes. Raises NetlinkRefused ENODEV."""
+    with open_socket(namespace) as sock:
+        ((_, attributes),) = _talk(sock, RTM_GETLINK, NLM_F_ACK, index, ())
+        return attributes
+
+
+def open_socket(namespace: Namespace | None = None) -> socket.socket:
+    """An rtnetlink socket that asks for short acknowledgements with messages; without argument, where the thread is."""
+    make = namespace.socket if namespace else socket.socket
+    sock = make(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    sock.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+    sock.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+    return sock
+
+
+def _talk(
+    sock: socket.socket, message: int, flags: int, index: int, attributes: tuple[bytes, ...]
+) -> Iterator[tuple[int, Attributes]]:
+    body = struct.pack(_IFINFOMSG, socket.AF_UNSPEC, 0, index, 0, 0) + b"".join(attributes)
+    sock.send(struct.pack(_MESSAGE_HEADER, 16 + len(body), message, flags | NLM_F_REQUEST, 1, 0) + body)
+    while True:
+        raw = sock.recv(1 << 17)
+        at = 0
+        while at < len(raw):
+            length, kind, answer_flags, _, _ = struct.unpack_from(_MESSAGE_HEADER, raw, at)
+            payload = raw[at + 16 : at + length]
+            at += length + 3 & ~3
+            if kind == _NLMSG_ERROR:
+                _judge(payload, answer_flags)
+                return
+            if kind == _NLMSG_DONE:
+                return
+            if kind == RTM_NEWLINK:
+                _, _, found, _, _ = struct.unpack_from(_IFINFOMSG, payload)
+                yield found, parse(payload[16:])
+
+
+def _judge(payload: bytes, flags: int) -> None:
+    (status,) = struct.unpack_from("<i", payload)
+    if not status:
+        return
+    message = ""
+    if flags & NLM_F_ACK_TLVS:
+        message = parse(payload[4 + 16 :]).get(_NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode()
+    raise NetlinkRefused(-status, f"{os.strerror(-status)}: {message}")
