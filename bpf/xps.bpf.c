@@ -8,7 +8,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define ANSWER(name, queue)                                                   \
-	SEC(#name) int name(struct __sk_buff *skb)                            \
+	SEC(#name) int say_##name(struct __sk_buff *skb)                      \
 	{                                                                     \
 		bpf_printk("Hello, queue %d!", queue);                        \
 		return queue;                                                 \
