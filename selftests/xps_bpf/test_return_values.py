@@ -87,7 +87,7 @@ def test_tracepoint_tells_of_results_out_of_range(make_device: MakeDevice, load:
         for value in (2, INT_MAX):
             with Attachment("link", load(value), device.link):
                 assert device.queue(f"result {value}") == 0
-        found = [(event["name"], int(event["ret"]), int(event["real_num_tx_queues"])) for event in events.read()]
+        found = [(event["dev"], int(event["ret"]), int(event["real_num_tx_queues"])) for event in events.read()]
         assert found == [("x0", 2, 2), ("x0", INT_MAX, 2)]
 
 
