@@ -31,7 +31,7 @@ from harness.kernel.archive import Archive
 from harness.kernel.files import digest, disk_errors, read_user_file, scratch
 from harness.kernel.layout import Layout
 from harness.kernel.locks import locked
-from harness.kernel.series import Schema, load_series, read_toml
+from harness.kernel.series import Schema, Series, load_series, read_toml
 from harness.kernel.source import unpack
 from harness.model import Kernel, Patch, SeriesState
 
@@ -109,13 +109,19 @@ def programs_for(kernel: Kernel, *, events: Sink = ignore) -> dict[str, Path]:
     Raises UserError for a tool.toml that is malformed or a patch that does not apply, InfraError when the archive has
     not its source, a library is missing or the build fails.
     """
-    has = {one.name for one in kernel.series if one.state is not SeriesState.ABSENT}
     folder = paths.project_root() / "patches"
-    names = {tool: None for series in load_series(folder) if series.name in has for tool in series.tools}
+    names = {tool: None for series in load_series(folder) if _has(kernel, series) for tool in series.tools}
     found: dict[str, Path] = {}
     for name in names:
         found |= built(load(folder / name / FILE), events=events)
     return found
+
+
+def _has(kernel: Kernel, series: Series) -> bool:
+    """Whether a series is in a kernel: found or applied there, or its symbols are set, its patches given one by one."""
+    if any(one.name == series.name and one.state is not SeriesState.ABSENT for one in kernel.series):
+        return True
+    return bool(series.symbols) and {(symbol, "y") for symbol in series.symbols} <= set(kernel.config_proof)
 
 
 def built(tool: Tool, *, events: Sink = ignore) -> dict[str, Path]:

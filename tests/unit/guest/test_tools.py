@@ -48,7 +48,7 @@ optional = ["libthree"]
 """
 
 SERIES = """title = "queues"
-symbols = []
+symbols = ["QUEUES"]
 tools = ["greet"]
 [[evidence]]
 all = [{ file = "net/core/dev.c", regex = 'queue' }]
@@ -263,6 +263,12 @@ def test_a_kernel_with_the_series_has_its_tools(folder: Path, state: SeriesState
 def test_a_kernel_without_the_series_has_none(folder: Path, states: tuple[SeriesState, ...]) -> None:
     assert tools.programs_for(kernel(*states)) == {}
     assert builds(folder) == 0
+
+
+@pytest.mark.parametrize(("value", "found"), [("y", ["greet"]), ("n", [])])
+def test_a_kernel_that_got_the_patches_one_by_one(folder: Path, value: str, found: list[str]) -> None:
+    pieces = replace(kernel(), config_proof=(("NET", "y"), ("QUEUES", value)))
+    assert list(tools.programs_for(pieces)) == found
 
 
 def test_a_series_of_an_old_kernel_that_is_gone_from_the_project(folder: Path) -> None:
