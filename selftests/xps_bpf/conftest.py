@@ -45,6 +45,7 @@ class Device:
     def queue(self, what: str = "frame", **options: Any) -> int:
         """Send one frame through a packet socket: the queue that it took. Options are those of capture.send."""
         payload = f"{what} {next(_numbers)};".encode().ljust(46, b".")
+        self.seen.drain()
         capture.send(self.link, packet.ethernet(payload, dst=NEIGHBOUR_MAC, src=self.link.mac), **options)
         return self.seen.of(payload)[0]
 

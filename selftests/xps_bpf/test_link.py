@@ -152,8 +152,8 @@ def test_link_with_stale_revision_is_refused(device: Device, load: Load, cleanup
         pytest.param(Flags.BEFORE | Flags.LINK, "program", errno.EINVAL, id="LINK-with-a-program"),
         pytest.param(Flags.BEFORE | Flags.LINK, "none", errno.EINVAL, id="LINK-with-nothing"),
         pytest.param(Flags.BEFORE, "classifier", errno.EINVAL, id="BEFORE-a-program-of-another-type"),
-        pytest.param(Flags.REPLACE, "none", errno.EINVAL, id="REPLACE-with-nothing"),
-        pytest.param(Flags.REPLACE, "program", errno.EINVAL, id="REPLACE-a-program"),
+        pytest.param(Flags.REPLACE, "none", errno.ENOENT, id="REPLACE-with-nothing"),
+        pytest.param(Flags.REPLACE, "program", errno.ENOENT, id="REPLACE-a-program"),
         pytest.param(1 << 20, "none", errno.EINVAL, id="a-flag-that-there-is-not"),
     ],
 )

@@ -220,14 +220,29 @@ def test_idle_tcp_connection_moves(new_namespace: Callable[..., Namespace], clea
         assert talk(server, b"two;") == 2, "queue of an idle connection after the program changed"
 
 
+def test_packet_socket_that_bypasses_qdiscs(namespace: Namespace, cleanup: ExitStack, load: Load) -> None:
+    """PACKET_QDISC_BYPASS, which no packet socket sees: packet_pick_tx_queue() asks as well."""
+    tap = cleanup.enter_context(Tap(namespace, "x0", 4))
+    found = {}
+    for value in (0, 1, 2, 3, 4):
+        payload = f"result {value};".encode().ljust(46)
+        frame = packet.ethernet(payload, dst=NEIGHBOUR_MAC, src=tap.link.mac)
+        with Attachment("link", load(value), tap.link):
+            capture.send(tap.link, frame, bypass_qdisc=True)
+            found[value] = tap.queue_of(payload)
+    assert found == {0: 0, 1: 1, 2: 2, 3: 3, 4: 0}, "queue by result"
+
+
 @pytest.mark.parametrize("kind", ["dummy", "veth"])
-def test_packet_socket_that_bypasses_qdiscs(make_device: MakeDevice, load: Load, kind: str) -> None:
-    """PACKET_QDISC_BYPASS: packet_pick_tx_queue() goes through netdev_pick_tx() as well."""
+def test_packet_socket_that_bypasses_qdiscs_is_asked_about(
+    make_device: MakeDevice, load: Load, counters: bpf.Counters, kind: str
+) -> None:
+    """The same where netdev_pick_tx() is called by the packet socket itself: one run a packet."""
     device = make_device(kind, 4)
-    with Attachment("link", load(2), device.link):
-        assert device.queue("past the qdisc", bypass_qdisc=True) == 2
-    with Attachment("link", load(4), device.link):
-        assert device.queue("past the qdisc", bypass_qdisc=True) == 0, "queue for a result out of range"
+    with Attachment("link", load(2, counters), device.link):
+        frame = packet.ethernet(b"past the qdisc".ljust(46), dst=NEIGHBOUR_MAC, src=device.link.mac)
+        capture.send(device.link, frame, bypass_qdisc=True)
+    assert counters[0] == 1
 
 
 @pytest.mark.feature("pktgen")
