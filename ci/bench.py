@@ -69,6 +69,7 @@ def run(kernel: Kernel, folder: Path, test: str, *options: str) -> list[tuple[fl
     events: list[tuple[float, Event]] = []
     watcher = Watcher(lambda event: events.append((time.monotonic(), event)))
     arguments = ["--kernel", f"kernel:{kernel.identity}", "-n", "1", "-p", "no:terminal", "-p", "no:cacheprovider"]
+    arguments += ["--guest-cpus", "1"]  # as its peer
     pytest.main([*arguments, *options, "--rootdir", str(folder), str(folder / "test_it.py")], plugins=[watcher])
     if watcher.error:
         sys.exit(str(watcher.error))

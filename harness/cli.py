@@ -116,7 +116,7 @@ def _recipe_options(verb: argparse.ArgumentParser) -> None:
 
 def _size_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--memory", type=_positive, default=512, metavar="MB", help="memory of a guest (512)")
-    verb.add_argument("--cpus", type=_positive, default=1, metavar="N", help="processors of a guest (1)")
+    verb.add_argument("--cpus", type=_positive, default=2, metavar="N", help="processors of a guest (2)")
     verb.add_argument("--accel", choices=("kvm", "tcg"), help="accelerator (the best that works here)")
 
 

@@ -176,6 +176,8 @@ def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
     agent += [f"{KEEP}={project_root()}:{spec.project}:{spec.env.get('PATH', '')}"]
     agent += [sys.executable, "-m", "harness.guest.agent"]
     devices = [word for device in [*extra, machine.entropy()] for word in device.qemu]
+    if spec.accel == "tcg":  # virtme-run leaves it to QEMU's defaults
+        devices += ["-accel", machine.accelerator(spec.accel, spec.cpus)]
     command = virtme_command(
         spec.kernel,
         memory_mb=spec.memory_mb,

@@ -26,7 +26,7 @@ OPTIONS = (
     ),
     ("--guest-root", {"choices": ("image", "virtme"), "default": "image", "help": "what guests boot (image)"}),
     ("--guest-memory", {"type": int, "metavar": "MB", "default": 512, "help": "memory of a guest (512)"}),
-    ("--guest-cpus", {"type": int, "metavar": "N", "default": 1, "help": "processors of a guest (1)"}),
+    ("--guest-cpus", {"type": int, "metavar": "N", "default": 2, "help": "processors of a guest (2)"}),
     ("--accel", {"choices": ("kvm", "tcg"), "help": "accelerator (the best that works here)"}),
     ("--cold", {"action": "store_true", "help": "boot every guest instead of restoring a snapshot"}),
     ("--fresh", {"action": "store_true", "help": "give each test a guest of its own, as @pytest.mark.fresh does"}),

@@ -39,8 +39,9 @@ class Project:
     folder: Path
     kernel: Kernel
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
-    options: tuple[str, ...] = ("--cold",)
-    """Given to each run: a snapshot for every test's folder would crowd out the ones that people use."""
+    options: tuple[str, ...] = ("--cold", "--cpus", "1")
+    """Given to each run: a snapshot for every test's folder would crowd out the ones that people use, and what becomes
+    of a fault is foretold for one processor."""
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
