@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from selftests.lib import wait
 from selftests.lib.netns import Namespace
 from selftests.lib.rtnl import NetlinkRefused
 
@@ -25,7 +26,8 @@ IFLA_INFO_KIND = 1
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLMSGERR_ATTR_MSG = 1
 _NESTED = 0x8000
-_SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
+_SOL_NETLINK, _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK = 270, 1, 10, 11
+_RTNLGRP_LINK = 1
 _MESSAGE_HEADER = "<IHHII"
 _IFINFOMSG = "<BxHiII"
 
@@ -103,6 +105,22 @@ def open_socket(namespace: Namespace | None = None) -> socket.socket:
     sock.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
     sock.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
     return sock
+
+
+def join_links(sock: socket.socket) -> None:
+    """Be told of every change of a device (RTNLGRP_LINK of rtnetlink(7))."""
+    sock.bind((0, 0))  # one without an address is not told
+    sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _RTNLGRP_LINK)
+
+
+def notification(sock: socket.socket, seconds: float = 5.0) -> Attributes:
+    """The attributes of the next device that a message tells of. Raises TimeoutError without one."""
+    if not wait.readable(sock.fileno(), seconds):
+        raise TimeoutError("no message of a device came")
+    raw = sock.recv(1 << 17)
+    _, kind, *_ = struct.unpack_from(_MESSAGE_HEADER, raw)
+    assert kind == RTM_NEWLINK, f"a message of type {kind}"
+    return parse(raw[32:])
 
 
 def _talk(

@@ -55,10 +55,15 @@ class TxQueues(Closing):
         return wait.until(lambda: self._find(marker), f"a packet with {marker!r} to leave", seconds)
 
     def drain(self) -> None:
-        """Forget what has left so far: a full socket takes nothing more."""
-        self._find(b"\0 in no frame: all are read")
+        """Forget what has left so far: a socket that is full takes nothing more."""
+        for _ in self._pending():
+            pass
 
     def _find(self, marker: bytes) -> tuple[int, bytes] | None:
+        return next((found for found in self._pending() if marker in found[1]), None)
+
+    def _pending(self) -> Iterator[tuple[int, bytes]]:
+        """What is there by now: the queue and the frame of each packet that left."""
         for fd, _ in self._poll.poll(0):
             queue = self._queue_of[fd]
             while True:
@@ -66,9 +71,8 @@ class TxQueues(Closing):
                     frame, address = self._sockets[queue].recvfrom(1 << 17)
                 except BlockingIOError:
                     break
-                if address[2] == PACKET_OUTGOING and marker in frame:
-                    return queue, frame
-        return None
+                if address[2] == PACKET_OUTGOING:
+                    yield queue, frame
 
     def close(self) -> None:
         for sock in self._sockets:

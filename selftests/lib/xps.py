@@ -89,16 +89,17 @@ def set_program(
 
 def state(device: Link) -> State | None:
     """What the device's own message tells; None where it has no nest."""
-    return _state(rtnetlink.link(device.namespace, device.index))
+    return told(rtnetlink.link(device.namespace, device.index))
 
 
 def states(device: Link) -> dict[int, State]:
     """What a dump of the device's namespace tells, by ifindex of those that have a nest."""
-    found = {index: _state(attributes) for index, attributes in rtnetlink.links(device.namespace).items()}
+    found = {index: told(attributes) for index, attributes in rtnetlink.links(device.namespace).items()}
     return {index: one for index, one in found.items() if one}
 
 
-def _state(attributes: rtnetlink.Attributes) -> State | None:
+def told(attributes: rtnetlink.Attributes) -> State | None:
+    """What a message tells; None where it has no nest."""
     if IFLA_XPS not in attributes:
         return None
     inner = rtnetlink.parse(attributes[IFLA_XPS])

@@ -79,6 +79,19 @@ def test_dump_tells_of_each_device(device: Device, load: Load) -> None:
     assert xps.states(device.link) == {}
 
 
+def test_monitors_are_told(device: Device, load: Load) -> None:
+    """RTNLGRP_LINK: a message with the new state after each change, as for other settings of a device."""
+    program = load(1)
+    with rtnetlink.open_socket(device.namespace) as monitor:
+        rtnetlink.join_links(monitor)
+        xps.set_program(device.link, program.fd)
+        attached = rtnetlink.notification(monitor)
+        xps.set_program(device.link, -1)
+        detached = rtnetlink.notification(monitor)
+    assert xps.told(attached) == State(Attached.NETLINK, program.id, 1)
+    assert xps.told(detached) is None
+
+
 def test_detach_of_nothing_is_fine(device: Device) -> None:
     """fd -1 where nothing is attached, as for XDP; the hook is as it was."""
     xps.set_program(device.link, -1)

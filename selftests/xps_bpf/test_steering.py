@@ -75,11 +75,19 @@ def test_by_mark(make_device: MakeDevice, steer: Steer, kind: str) -> None:
 
 
 def test_by_protocol(host: Device, steer: Steer) -> None:
-    """IPv4 from a socket, IPv6 and others from a packet socket: each asks, and the program can tell them apart."""
-    for ethertype, queue in ((packet.ETH_P_IP, 0), (packet.ETH_P_IPV6, 1), (packet.ETH_P_EXPERIMENT, 2)):
-        steer(host, programs.if_protocol(ethertype, programs.ret(queue)))
+    """IPv4 from a socket, and what a packet socket sends: each is asked about, and the program can tell them apart."""
+    answers = {packet.ETH_P_IP: 0, packet.ETH_P_EXPERIMENT: 2}
+    steer(host, *(programs.if_protocol(ethertype, programs.ret(queue)) for ethertype, queue in answers.items()))
     assert datagram(host, b"a datagram;") == 0, "IPv4"
     assert host.queue("a frame") == 2, "a frame of a packet socket"
+
+
+def test_packet_begins_at_the_link_layer(host: Device, steer: Steer) -> None:
+    """Offset 0 of a program's packet is the Ethernet header; one that reads past the packet's end says queue 0."""
+    by_type = [asm.load_packet(2, 12), asm.jump_if_not_imm(asm.R0, packet.ETH_P_IP, 2), *programs.ret(1)]
+    steer(host, [*by_type, asm.load_packet(4, 1400)])
+    assert datagram(host, b"a datagram;") == 1, "IPv4, by the bytes 12 and 13"
+    assert host.queue("a short frame") == 0, "a program that reads past the end"
 
 
 def test_ipv6(new_namespace: Callable[..., Namespace], cleanup: ExitStack, steer: Steer) -> None:
