@@ -106,8 +106,17 @@ LINK_TYPE_NETKIT = 13
 LINK_TYPE_XPS = 16
 MAP_TYPE_ARRAY = 2
 
+QUERY_HAS_LINKS = (6, 6)
+"""053c8e1f235d; an older kernel refuses a pointer there with E2BIG."""
+
 MAX_PROGRAMS = 64
 """BPF_MPROG_MAX: kernel/bpf/mprog.c, include/linux/bpf_mprog.h."""
+
+
+def kernel_version() -> tuple[int, int]:
+    """Major and minor number of the running kernel."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor.partition("-")[0])
 
 
 def bpf(command: int, attributes: bytes | bytearray) -> int:
@@ -367,12 +376,14 @@ def query(
 ) -> Query:
     """PROG_QUERY. ``room`` is the count that is passed in, ``arrays`` False passes NULL pointers.
 
+    Before QUERY_HAS_LINKS, neither link ids nor a revision are told: both are 0.
+
     ENOSPC (the arrays were too short: the kernel fills what fits and still tells the full count) is returned in
     ``errno``; every other refusal is raised.
     """
     room = room or 0
     prog_ids = (ctypes.c_uint32 * max(room, 1))() if arrays else None
-    link_ids = (ctypes.c_uint32 * max(room, 1))() if arrays else None
+    link_ids = (ctypes.c_uint32 * max(room, 1))() if arrays and kernel_version() >= QUERY_HAS_LINKS else None
     attributes = bytearray(
         struct.pack(
             "<IIIIQI4xQQQQ",
@@ -402,7 +413,7 @@ def query(
         count=count,
         revision=revision,
         prog_ids=tuple(prog_ids or ()),
-        link_ids=tuple(link_ids or ()),
+        link_ids=tuple(link_ids or [0] * len(prog_ids or ())),
         attach_flags=returned_flags,
         errno=code,
     )

@@ -32,12 +32,6 @@ def kernel_config() -> dict[str, str]:
     return dict(pairs)
 
 
-def kernel_version() -> tuple[int, int]:
-    """Major and minor number of the running kernel."""
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int(minor.partition("-")[0])
-
-
 def _lacks(feature: str, symbol: str, error: Exception | None = None) -> str:
     """``kernel lacks netkit: CONFIG_NETKIT is n``, or the kernel's own words where the configuration says y."""
     config = kernel_config()

@@ -95,6 +95,14 @@ def processors() -> int:
     return os.sysconf("SC_NPROCESSORS_CONF")
 
 
+def never_reselect(namespace: Namespace) -> None:
+    """A flow keeps its queue however long it lives, where the kernel would have it choose anew after a second."""
+    with namespace.entered():
+        path = Path("/proc/sys/net/core/txq_reselection_ms")
+        if path.exists():
+            path.write_text("0")
+
+
 @contextmanager
 def pinned(cpu: int) -> Iterator[None]:
     """The calling thread runs on this processor only."""

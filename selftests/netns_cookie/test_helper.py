@@ -19,8 +19,7 @@ from enum import IntEnum
 import pytest
 
 from selftests.lib import asm, bpf, expect, programs
-from selftests.lib.bpf import AttachType, ProgType
-from selftests.lib.features import kernel_version
+from selftests.lib.bpf import AttachType, ProgType, kernel_version
 from selftests.lib.libbpf import Object
 from selftests.lib.netns import Namespace
 from selftests.netns_cookie.conftest import Cgroup

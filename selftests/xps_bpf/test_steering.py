@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from selftests.lib import asm, bpf, capture, hooks, packet, pktgen, programs
+from selftests.lib import asm, bpf, capture, hooks, packet, pktgen, programs, txqueues
 from selftests.lib.bpf import AttachType
 from selftests.lib.netns import Namespace
 from selftests.lib.tap import Tap
@@ -183,6 +183,7 @@ def test_map_that_is_set_later_comes_after_as_well(make_device: MakeDevice, load
 
 def test_connected_socket_keeps_its_queue(host: Device, load: Load) -> None:
     """sk_tx_queue: a connected UDP socket's flow stays where it is when the program changes; a new socket's moves."""
+    txqueues.never_reselect(host.namespace)
     with host.namespace.socket() as flow:
         flow.connect(("10.8.0.2", 9))
 
