@@ -1,5 +1,5 @@
 # `make run` and `make test` set up everything that is missing and go. ARGS are handed on: make run ARGS='--series netkit'
-.PHONY: run test setup lint unit e2e faults bench clean
+.PHONY: run test setup lint unit e2e faults bench docs clean
 
 run: setup
 	@.venv/bin/kproof run $(ARGS)
@@ -27,6 +27,10 @@ faults: setup
 # How fast guests answer, against virtme-ng on the same kernel
 bench: setup
 	@.venv/bin/python ci/bench.py
+
+# The transcripts in docs/, from guests. ARGS: a recipe other than debian:6.12 with all series
+docs: setup
+	@.venv/bin/python ci/docs.py $(ARGS)
 
 # The project's own leftovers; kernels and downloads stay in the user's cache (kproof kernels prune)
 clean:

@@ -59,6 +59,7 @@ PROGRAMS = {
     "nsenter": "util-linux",
     "unshare": "util-linux",
     "setpriv": "util-linux",
+    "taskset": "util-linux",
     "grep": "grep",
     "sed": "sed",
     "find": "findutils",
