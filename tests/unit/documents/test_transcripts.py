@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from ci.docs import BEGIN, END, parts
+from ci.docs import BLOCKS, Block
 from ci.session import echo_reply
 from harness.paths import project_root
 from selftests.lib import packet
 
-SESSIONS = sorted((project_root() / "docs" / "transcripts").glob("*.sh"))
+DOCS = project_root() / "docs"
+SESSIONS = {block: DOCS.parent / block.program[1] for block in BLOCKS if block.program[0] == "ci/session.py"}
 PROMPT = "# "
 
+MADE = Block("it", "table", ("it.py",))
+BEGIN, END = MADE.begin, MADE.end
 
-def test_there_is_a_session() -> None:
-    assert SESSIONS
+
+def name(block: Block) -> str:
+    return f"{block.document}-{block.name}"
 
 
-@pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session.stem)
-def test_document_shows_the_commands_of_its_session(session: Path) -> None:
+@pytest.mark.parametrize("block", BLOCKS, ids=name)
+def test_document_has_what_is_made(block: Block) -> None:
+    """Between the markers of every block stands an output."""
+    assert block.parts((DOCS / f"{block.document}.md").read_text())[1].strip()
+
+
+@pytest.mark.parametrize("block", SESSIONS, ids=name)
+def test_document_shows_the_commands_of_its_session(block: Block) -> None:
     """A session that was edited since is made again: make docs."""
-    shown = parts((project_root() / "docs" / f"{session.stem}.md").read_text())[1].splitlines()
+    shown = block.parts((DOCS / f"{block.document}.md").read_text())[1].splitlines()
     commands = [line.removeprefix(PROMPT) for line in shown if line.startswith(PROMPT)]
-    assert commands == [line for line in session.read_text().splitlines() if line]
+    assert commands == [line for line in SESSIONS[block].read_text().splitlines() if line]
+
+
+def test_every_session_is_shown() -> None:
+    assert set(SESSIONS.values()) == set((DOCS / "transcripts").glob("*.sh"))
 
 
 def test_parts_of_a_document() -> None:
-    assert parts(f"before\n{BEGIN}# ls\n{END}after\n") == ("before\n", "# ls\n", "after\n")
+    assert MADE.parts(f"before\n{BEGIN}# ls\n{END}after\n") == ("before\n", "# ls\n", "after\n")
 
 
 @pytest.mark.parametrize("document", ["", BEGIN, END + BEGIN, BEGIN + END + END, BEGIN + BEGIN + END])
 def test_markers_that_are_not_a_pair_are_refused(document: str) -> None:
     with pytest.raises(ValueError, match="markers"):
-        parts(document)
+        MADE.parts(document)
 
 
 def test_echo_reply() -> None:
