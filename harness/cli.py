@@ -109,7 +109,7 @@ def _recipe_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--patch", action="append", metavar="FILE", help="a patch or mbox file on top")
     verb.add_argument("--upstream", metavar="GITDIR", help="take the commits of absent series from this clone")
     verb.add_argument("--flavour", action="append", metavar="NAME", help="kasan, lockdep or kmemleak")
-    verb.add_argument("--config", action="append", metavar="FILE", help="a Kconfig fragment on top")
+    verb.add_argument("--config", action="append", metavar="FILE", help="a Kconfig fragment on top, or a flavour")
     verb.add_argument("--set", action="append", metavar="SYMBOL=VALUE", help="a Kconfig symbol, the last word on it")
     verb.add_argument("--update", action="store_true", help="ask the archive whether there is a newer source")
 
@@ -150,12 +150,15 @@ def _request(options: argparse.Namespace) -> Request:
     series = options.series
     if series and "none" in series and len(series) > 1:
         raise UserError("--series none stands alone")
+    # `--config kasan` reads well, too: a bare word is a flavour, a fragment's path has a suffix or a folder
+    configs = options.config or []
+    named = [text for text in configs if text.isidentifier()]
     return Request(
         source=options.source or Request.source,
         series=None if not series else () if series == ["none"] else tuple(series),
         patches=tuple(options.patch or ()),
-        flavours=tuple(options.flavour or ()),
-        configs=tuple(options.config or ()),
+        flavours=(*(options.flavour or ()), *named),
+        configs=tuple(text for text in configs if text not in named),
         settings=tuple(options.set or ()),
         upstream=options.upstream or "",
     ).anchored(Path.cwd())

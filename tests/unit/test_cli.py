@@ -63,6 +63,7 @@ def options(*arguments: str) -> Any:
         (["--series", "netkit", "--series", "nf_egress"], Request(series=("netkit", "nf_egress"))),
         (["--source", "debian:6.1", "--set", "A=y", "--set", "B=n"], Request("debian:6.1", settings=("A=y", "B=n"))),
         (["--flavour", "kasan"], Request(flavours=("kasan",))),
+        (["--config", "kasan"], Request(flavours=("kasan",))),
         (["--kernel", "git:/src@v6.1 +none A=n"], Request("git:/src@v6.1", series=(), settings=("A=n",))),
     ],
 )
