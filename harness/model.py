@@ -319,7 +319,7 @@ class Result(StrEnum):
     FAILED = "failed"
     SKIPPED = "skipped"
     XFAILED = "xfailed"
-    """It ran and failed, and ``@pytest.mark.xfail`` says so."""
+    """It failed, or its guest died, and a marker says so: ``xfail``, ``fixed_in``, ``known_bug``."""
     CRASHED = "crashed"
     HUNG = "hung"
     ERROR = "error"

@@ -1,7 +1,8 @@
 """Floor 3, PYTEST_DONT_REWRITE: the pytest plugin. ``--kernel RECIPE`` turns xdist's workers into guests.
 
 Loaded on both sides: on the host it builds the kernel, starts the guests and writes the results (host.py); in a guest
-it keeps each test's evidence (guest.py). What a kernel lacks is told by features.py on either side.
+it keeps each test's evidence (guest.py). What a kernel lacks is told by features.py on either side, what a version is
+known to do by predictions.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 
 import pytest
 
-from harness.pytest_plugin import features
+from harness.pytest_plugin import features, predictions
 
 
 def _count(text: str) -> int:
@@ -57,16 +58,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "timeout_s(seconds): the test is hung after this long, times the host's slowness"
     )
+    for line in predictions.MARKERS:
+        config.addinivalue_line("markers", line)
     if "kproof_folder" in getattr(config, "workerinput", {}):  # other workers of xdist are processes of this host
         from harness.pytest_plugin.guest import GuestSide
         from harness.pytest_plugin.schedule import TellsFresh
 
         config.pluginmanager.register(GuestSide(), "kproof-guest-side")
         config.pluginmanager.register(TellsFresh(), "kproof-tells-fresh")
+        config.pluginmanager.register(predictions.GuestPredictions(), "kproof-predictions")
     elif config.getoption("--kernel") and not (hasattr(config, "workerinput") or config.option.collectonly):
         from harness.pytest_plugin.host import HostSide
 
         config.pluginmanager.register(HostSide(config), "kproof-host-side")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    predictions.check(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -113,6 +113,8 @@ class GuestSide:
         markers = [marker.args[0] for marker in item.iter_markers("expect_splat")]
         known = item.config.workerinput.get("kproof_known_issues", [])  # type: ignore[attr-defined]
         complaint, report.kproof_known = verdict(found, markers, known, complete=self.called)
+        surprises = [splat.title for splat in found if first_match([*markers, *known], splat.title) is None]
+        report.kproof_complaints = list(filter(None, (*(surprises or [complaint]), trouble)))
         problem = "\n\n".join(filter(None, (complaint, trouble)))
         if problem and report.passed:
             report.outcome = "failed"

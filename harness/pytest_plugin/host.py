@@ -23,10 +23,11 @@ from harness.guest.launch import Guest
 from harness.guest.pool import LOST, GuestPool
 from harness.guest.snapshot import warmed
 from harness.guest.spec import check_size, make_spec
+from harness.guest.splats import splats
 from harness.kernel.obtain import obtain, resolve
 from harness.model import Outcome, Request, Result
 from harness.paths import project_root
-from harness.pytest_plugin import known_issues
+from harness.pytest_plugin import known_issues, predictions
 from harness.pytest_plugin.evidence import part_of_console
 from harness.pytest_plugin.results import Life, Run, open_folder, run_folder
 from harness.pytest_plugin.schedule import Scheduler
@@ -91,6 +92,8 @@ class HostSide:
         """Workers that have told what they collected."""
         self.running: dict[str, float] = {}
         """The tests that have begun and not ended, and since when."""
+        self.foretold: dict[str, list[predictions.Told]] = {}
+        """The deaths that are predicted, by test."""
         self.deaths_before_tests = 0
         self.not_begun: Counter[str] = Counter()
         """How often a test's guest died before it began."""
@@ -219,10 +222,16 @@ class HostSide:
         node.workerinput["kproof_kmemleak"] = self.config.getoption("--kmemleak")
 
     def _listen(self, node: Any) -> None:
-        """Note at once what a worker reports: this thread may be busy with another one's guest for a while."""
+        """Note at once what a worker reports: this thread may be busy with another one's guest for a while.
+
+        What xdist would not know stays here.
+        """
         take = node.process_from_remote
 
         def note(event: Any) -> None:
+            if isinstance(event, tuple) and event[0] == predictions.EVENT:
+                self.foretold.update(event[1]["deaths"])
+                return
             if isinstance(event, tuple) and event[0] == "logfinish":
                 self.heard.add(event[1]["nodeid"])
             elif isinstance(event, tuple) and event[0] == "collectionfinish":
@@ -311,10 +320,20 @@ class HostSide:
         if hang := self.watch.hung.get(guest.name):
             report.kproof_hung = hang.title
             report.longrepr = f"hung: {hang.title}\n\n{console}\n\nregisters:\n{hang.registers}"
+        elif why := self._foretold(report, title):
+            report.kproof_foretold = report.wasxfail = f"{why}; crashed: {title}"
+            report.outcome = "skipped"  # so pytest has what is xfailed
+            report.longrepr = f"crashed as predicted: {title}\n\n{console}"
         else:
             report.kproof_crash = title
-            report.longrepr = f"crashed: {title}\n\n{console}"
+            others = [f"predicted was {match!r}: {why}\n" for why, match in self.foretold.get(crashitem, [])]
+            report.longrepr = f"crashed: {title}\n{''.join(others)}\n{console}"
         self.config.pluginmanager.getplugin("dsession")._handlefailures(report)  # -x: xdist forgets it after a crash
+
+    def _foretold(self, report: Any, title: str) -> str | None:
+        """Why a guest's death was to be, if it was: by its title, or by one of the splats before it."""
+        titles = [title, *(splat.title for splat in splats(report.kproof_kernel_log))]
+        return predictions.reason_of_death(self.foretold.get(report.nodeid, []), titles)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: Any) -> None:

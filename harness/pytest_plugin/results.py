@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 JOURNAL = "outcomes.jsonl"
 """What a run leaves that was killed: ``{"selected": [ID, ...]}``, then one outcome a line; run.json takes its place."""
+ENDS = (("kproof_foretold", Result.XFAILED), ("kproof_crash", Result.CRASHED), ("kproof_hung", Result.HUNG))
+"""What a test is whose guest did not live to tell, by the attribute of its report that has the one line on it."""
 FILES = ("junit.xml", "run.json", "repro.sh", JOURNAL)
 
 
@@ -127,6 +129,8 @@ class Run:
         self.boot_failure = ""
         self.deaths: dict[str, str] = {}
         """How guests ended that were not told to, by guest."""
+        self.foretold: set[str] = set()
+        """The guests of these whose end was predicted of the test that they were in."""
         self.complaints: list[tuple[str, str, str]] = []
         """Guest, title and text of what kernels complained of outside of any test."""
         self.no_source_lines = ""
@@ -152,8 +156,10 @@ class Run:
         guest = getattr(report, "kproof_guest", "")
         self.outside_tests(guest, getattr(report, "kproof_outside", []))
         self.known.note(getattr(report, "kproof_known", []))
-        for attribute, result in (("kproof_crash", Result.CRASHED), ("kproof_hung", Result.HUNG)):
+        for attribute, result in ENDS:
             if title := getattr(report, attribute, ""):
+                if result is Result.XFAILED:
+                    self.foretold.add(guest)
                 return self.record(
                     Outcome(
                         report.nodeid,
@@ -183,7 +189,7 @@ class Run:
     @property
     def deaths_outside_tests(self) -> dict[str, str]:
         ended = (Result.CRASHED, Result.HUNG)
-        inside = {outcome.guest for outcome in self.outcomes.values() if outcome.result in ended}
+        inside = {outcome.guest for outcome in self.outcomes.values() if outcome.result in ended} | self.foretold
         return {name: title for name, title in self.deaths.items() if name not in inside}
 
     def outside_tests(self, guest: str, complaints: list[list[str]]) -> None:

@@ -117,6 +117,19 @@ def test_junit_has_a_kernel_suite_and_one_per_feature_and_is_xml_whatever_a_cons
     assert "bytes: \\x00\\x1b[1m\\xfffe" in (failure.text or "")
 
 
+def test_a_death_that_was_predicted_is_no_fault_of_the_run(run: Run) -> None:
+    test = "selftests/nf_egress/test_b.py::test_recursion"
+    run.selected([test])
+    run.deaths = {"g0": "Kernel panic"}
+    run.report(phase(test, "setup"))
+    run.report(phase(test, "???", "skipped", "console", kproof_foretold="predicted: 6.12.8 lacks 1d47b55b36d2"))
+    assert (run.outcomes[test].result, run.outcomes[test].message) == (
+        Result.XFAILED,
+        "predicted: 6.12.8 lacks 1d47b55b36d2",
+    )
+    assert run.deaths_outside_tests == {}
+
+
 def test_a_crash_takes_the_place_of_what_was_reported_before(run: Run) -> None:
     nodeid = "selftests/netkit/test_a.py::test_late"
     take(run, nodeid, *GOOD)
