@@ -1,4 +1,4 @@
-"""Packets as bytes: built, taken apart, and shown in messages. All of Ethernet; what is inside is IPv4, UDP or ICMP."""
+"""Packets as bytes: built, taken apart, and shown in messages: Ethernet with VLAN tags, IPv4, IPv6, UDP, TCP, ICMP."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 ETH_P_IP = 0x0800
 ETH_P_ARP = 0x0806
+ETH_P_8021Q = 0x8100
 ETH_P_IPV6 = 0x86DD
 ETH_P_EXPERIMENT = 0x88B5
 """IEEE Std 802, local experimental ethertype 1: no protocol handler of the kernel takes it."""
@@ -16,7 +17,10 @@ BROADCAST = b"\xff" * 6
 NO_MAC = bytes(6)
 
 _ETHERTYPES = {ETH_P_IP: "IPv4", ETH_P_ARP: "ARP", ETH_P_IPV6: "IPv6", ETH_P_EXPERIMENT: "test"}
-_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP"}
+TCP, UDP = 6, 17
+"""Protocol numbers; include/uapi/linux/in.h"""
+
+_PROTOCOLS = {1: "ICMP", TCP: "TCP", UDP: "UDP", 58: "ICMPv6"}
 
 
 def ethernet(payload: bytes, *, dst: bytes, src: bytes, ethertype: int = ETH_P_EXPERIMENT) -> bytes:
@@ -52,13 +56,45 @@ def ipv4(payload: bytes, *, src: str, dst: str, protocol: int, ttl: int = 64, to
     return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
 
 
-def udp(payload: bytes, *, src: str, dst: str, sport: int, dport: int) -> bytes:
-    """An IPv4 packet with a UDP datagram in it (RFC 768)."""
-    length = 8 + len(payload)
-    pseudo = ipaddress.IPv4Address(src).packed + ipaddress.IPv4Address(dst).packed + struct.pack("!BBH", 0, 17, length)
-    header = struct.pack("!HHH", sport, dport, length)
-    value = checksum(pseudo + header + b"\0\0" + payload) or 0xFFFF
-    return ipv4(header + struct.pack("!H", value) + payload, src=src, dst=dst, protocol=17)
+def ipv6(payload: bytes, *, src: str, dst: str, protocol: int, hop_limit: int = 64, traffic_class: int = 0) -> bytes:
+    """An IPv6 packet without extension headers (RFC 8200)."""
+    head = struct.pack("!IHBB", 6 << 28 | traffic_class << 20, len(payload), protocol, hop_limit)
+    return head + ipaddress.IPv6Address(src).packed + ipaddress.IPv6Address(dst).packed + payload
+
+
+def ip(payload: bytes, *, src: str, dst: str, protocol: int, ttl: int = 64) -> bytes:
+    """An IPv4 or, by the addresses, an IPv6 packet; ``ttl`` is IPv6's hop limit as well."""
+    if ":" in src:
+        return ipv6(payload, src=src, dst=dst, protocol=protocol, hop_limit=ttl)
+    return ipv4(payload, src=src, dst=dst, protocol=protocol, ttl=ttl)
+
+
+def transport_checksum(segment: bytes, *, src: str, dst: str, protocol: int) -> int:
+    """The checksum of UDP and TCP, with the pseudo header of IPv4 (RFC 768) or IPv6 (RFC 8200).
+
+    Of a whole segment it is 0 where the checksum in it is right.
+    """
+    addresses = ipaddress.ip_address(src).packed + ipaddress.ip_address(dst).packed
+    return checksum(addresses + struct.pack("!II", len(segment), protocol) + segment)
+
+
+def udp(payload: bytes, *, src: str, dst: str, sport: int, dport: int, ttl: int = 64) -> bytes:
+    """An IPv4 or IPv6 packet with a UDP datagram in it (RFC 768)."""
+    head = struct.pack("!HHH", sport, dport, 8 + len(payload))
+    value = transport_checksum(head + b"\0\0" + payload, src=src, dst=dst, protocol=UDP) or 0xFFFF
+    return ip(head + struct.pack("!H", value) + payload, src=src, dst=dst, protocol=UDP, ttl=ttl)
+
+
+def tcp(payload: bytes, *, src: str, dst: str, sport: int, dport: int, flags: int = 0x10, ttl: int = 64) -> bytes:
+    """An IPv4 or IPv6 packet with a TCP segment without options in it (RFC 9293); 0x10 is ACK."""
+    head = struct.pack("!HHIIBBH", sport, dport, 1, 1, 5 << 4, flags, 0xFFFF)
+    value = transport_checksum(head + bytes(4) + payload, src=src, dst=dst, protocol=TCP)
+    return ip(head + struct.pack("!HH", value, 0) + payload, src=src, dst=dst, protocol=TCP, ttl=ttl)
+
+
+def in_ethernet(packet: bytes, *, dst: bytes, src: bytes) -> bytes:
+    """An IPv4 or IPv6 packet in an Ethernet frame."""
+    return ethernet(packet, dst=dst, src=src, ethertype=ETH_P_IPV6 if packet[0] >> 4 == 6 else ETH_P_IP)
 
 
 def echo_request(*, src: str, dst: str, identifier: int = 1, sequence: int = 1, payload: bytes = b"kproof") -> bytes:
@@ -105,23 +141,42 @@ def summary(raw: bytes) -> str:
         return f"{len(raw)} bytes, too short for an Ethernet header"
     frame = Frame(raw)
     words = [f"{len(raw)} bytes", f"{frame.src.hex(':')} > {frame.dst.hex(':')}"]
-    words.append(_ETHERTYPES.get(frame.ethertype, f"ethertype {frame.ethertype:#06x}"))
-    rest = frame.payload
-    if frame.ethertype == ETH_P_IP and len(rest) >= 20 and rest[0] >> 4 == 4:
-        source, target = ipaddress.IPv4Address(rest[12:16]), ipaddress.IPv4Address(rest[16:20])
-        words[-1] = f"IPv4 {source} > {target}"
-        protocol, rest = rest[9], rest[(rest[0] & 15) * 4 :]
-        if protocol == 17 and len(rest) >= 8:
-            sport, dport = struct.unpack_from("!HH", rest)
-            words.append(f"UDP {sport} > {dport}")
-            rest = rest[8:]
-        elif protocol == 1 and len(rest) >= 8:
-            words.append(f"ICMP type {rest[0]} code {rest[1]}")
-            rest = rest[8:]
-        else:
-            words.append(_PROTOCOLS.get(protocol, f"protocol {protocol}"))
+    ethertype, rest = frame.ethertype, frame.payload
+    if ethertype == ETH_P_8021Q and len(rest) >= 4:
+        tag, ethertype = struct.unpack_from("!HH", rest)
+        words.append(f"VLAN {tag & 0xFFF}")
+        rest = rest[4:]
+    version = rest[0] >> 4 if rest else 0
+    if ethertype == ETH_P_IP and len(rest) >= 20 and version == 4:
+        words.append(f"IPv4 {ipaddress.IPv4Address(rest[12:16])} > {ipaddress.IPv4Address(rest[16:20])}")
+        rest = _summarize_transport(rest[9], rest[(rest[0] & 15) * 4 :], words)
+    elif ethertype == ETH_P_IPV6 and len(rest) >= 40 and version == 6:
+        words.append(f"IPv6 {ipaddress.IPv6Address(rest[8:24])} > {ipaddress.IPv6Address(rest[24:40])}")
+        rest = _summarize_transport(rest[6], rest[40:], words)
+    else:
+        words.append(_ETHERTYPES.get(ethertype, f"ethertype {ethertype:#06x}"))
     words.append(repr(rest[:32])[1:])
     return ", ".join(words)
+
+
+def _summarize_transport(protocol: int, rest: bytes, words: list[str]) -> bytes:
+    """Add a word on what is in an IP packet; returns the payload of that."""
+    name = _PROTOCOLS.get(protocol, f"protocol {protocol}")
+    if len(rest) < 8:
+        words.append(name)
+        return rest
+    sport, dport = struct.unpack_from("!HH", rest)
+    if protocol == UDP:
+        words.append(f"UDP {sport} > {dport}")
+    elif protocol == TCP and len(rest) >= 20:
+        words.append(f"TCP {sport} > {dport} flags {rest[13]:#04x}")
+        return rest[(rest[12] >> 4) * 4 :]
+    elif name.startswith("ICMP"):
+        words.append(f"{name} type {rest[0]} code {rest[1]}")
+    else:
+        words.append(name)
+        return rest
+    return rest[8:]
 
 
 def hexdump(raw: bytes, *, limit: int = 256) -> str:

@@ -36,6 +36,13 @@ def test_echo_request_has_a_right_checksum() -> None:
     assert packet.checksum(packet.echo_request(src="10.0.0.1", dst="10.0.0.2")[20:]) == 0
 
 
+@pytest.mark.parametrize(("source", "target"), [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")])
+def test_tcp_segment_has_a_right_checksum(source: str, target: str) -> None:
+    """RFC 9293, section 3.1, with the pseudo headers of both families."""
+    segment = packet.tcp(b"odd", src=source, dst=target, sport=1, dport=2)[-23:]
+    assert packet.transport_checksum(segment, src=source, dst=target, protocol=packet.TCP) == 0
+
+
 def test_frame_is_taken_apart() -> None:
     frame = packet.Frame(packet.ethernet(b"payload", dst=MAC_A, src=MAC_B))
     assert (frame.dst, frame.src, frame.payload) == (MAC_A, MAC_B, b"payload")
@@ -53,6 +60,24 @@ def test_frame_is_taken_apart() -> None:
         ),
         pytest.param(
             packet.echo_request(src="10.0.0.1", dst="10.0.0.2"), packet.ETH_P_IP, "ICMP type 8 code 0", id="echo"
+        ),
+        pytest.param(
+            packet.udp(b"hi", src="fd00::1", dst="fd00::2", sport=7, dport=8),
+            packet.ETH_P_IPV6,
+            "IPv6 fd00::1 > fd00::2, UDP 7 > 8, 'hi'",
+            id="UDP-over-IPv6",
+        ),
+        pytest.param(
+            packet.tcp(b"hi", src="10.0.0.1", dst="10.0.0.2", sport=7, dport=8),
+            packet.ETH_P_IP,
+            "TCP 7 > 8 flags 0x10, 'hi'",
+            id="TCP-segment",
+        ),
+        pytest.param(
+            b"\x00\x07\x08\x00" + packet.udp(b"hi", src="10.0.0.1", dst="10.0.0.2", sport=7, dport=8),
+            packet.ETH_P_8021Q,
+            "VLAN 7, IPv4 10.0.0.1 > 10.0.0.2, UDP 7 > 8",
+            id="VLAN",
         ),
         pytest.param(packet.ipv4(b"", src="1.1.1.1", dst="2.2.2.2", protocol=6), packet.ETH_P_IP, "TCP", id="TCP"),
         pytest.param(b"\x45cut", packet.ETH_P_IP, "IPv4, 'Ecut'", id="cut-short"),
