@@ -1,5 +1,5 @@
 # `make run` and `make test` set up everything that is missing and go. ARGS are handed on: make run ARGS='--series netkit'
-.PHONY: run test setup lint unit e2e faults bench docs clean
+.PHONY: run test setup lint unit e2e faults bench docs coverage clean
 
 run: setup
 	@.venv/bin/kproof run $(ARGS)
@@ -31,6 +31,10 @@ bench: setup
 # The transcripts in docs/, from guests. ARGS: a recipe other than debian:6.12 with all series
 docs: setup
 	@.venv/bin/python ci/docs.py $(ARGS)
+
+# docs/coverage.md: from promise to test to mutant, without a guest; what does not agree is told
+coverage: setup
+	@.venv/bin/python -m ci.coverage
 
 # The project's own leftovers; kernels and downloads stay in the user's cache (kproof kernels prune)
 clean:

@@ -64,6 +64,9 @@ class Since:
     def __post_init__(self) -> None:
         _version(self.version)
 
+    def __str__(self) -> str:
+        return f"since {self.version}"
+
     def lacking(self, running: Version) -> str | None:
         """Why a test is skipped."""
         if running >= _version(self.version):
@@ -98,6 +101,9 @@ class FixedIn:
         if not isinstance(self.crash, bool):
             raise ValueError(f"crash={self.crash!r} is neither True nor False")
 
+    def __str__(self) -> str:
+        return f"fixed in {self._releases}"
+
     def is_in(self, running: Version) -> bool:
         if running >= _version(self.mainline):
             return True
@@ -107,9 +113,12 @@ class FixedIn:
     def predict(self, running: Version) -> Prediction | None:
         if self.is_in(running):
             return None
-        releases = ", ".join([self.mainline, *self.stable.values()])
-        why = f"{running} lacks {self.commit}, which is in {releases}"
+        why = f"{running} lacks {self.commit}, which is in {self._releases}"
         return Prediction(why, self.match, self.crash, "the fix must have been backported; correct stable=")
+
+    @property
+    def _releases(self) -> str:
+        return ", ".join([self.mainline, *self.stable.values()])
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,9 @@ class KnownBug:
             if not (isinstance(text := getattr(self, name), str) and text.strip()):
                 raise ValueError(f"{name}= must be a text that is not empty")
         _check_match(self.match)
+
+    def __str__(self) -> str:
+        return "known bug"
 
     def predict(self, running: Version) -> Prediction:
         why = f"known bug: {self.reason} ({self.evidence})"
