@@ -1,4 +1,4 @@
-"""What the selftests of queue selection read and write, checked on the host: jump tables, netlink, programs."""
+"""What the selftests of queue selection read and write, checked on the host: netlink, programs."""
 
 from __future__ import annotations
 
@@ -6,67 +6,7 @@ import struct
 
 import pytest
 
-from selftests.lib import asm, programs, rtnetlink, static_key, xps
-from selftests.lib.static_key import Segment
-
-
-def entry(address: int, site: int, key: int, flags: int) -> bytes:
-    """struct jump_entry as it stands at ``address``."""
-    return struct.pack("<iiq", site - address, 0, key - (address + 8) | flags)
-
-
-def test_sites_of_a_key_are_found_in_the_jump_table() -> None:
-    """Entries are relative to themselves; the lowest two bits of the key's part are flags."""
-    start, key, other = 0x1000, 0x8000, 0x8010
-    table = b"".join(
-        [entry(start, 0x500, key, 0), entry(start + 16, 0x600, other, 0), entry(start + 32, 0x9000, key, 3)]
-    )
-    assert static_key.sites(table, start, key) == [0x500, 0x9000]
-    assert static_key.sites(table, start, other) == [0x600]
-    assert static_key.sites(table, start, 0x8020) == []
-
-
-@pytest.mark.parametrize(
-    ("instruction", "machine", "nop"),
-    [
-        ("0f1f440000", "x86_64", True),
-        ("6690cccccc", "x86_64", True),
-        ("e900010000", "x86_64", False),
-        ("eb10909090", "x86_64", False),
-        ("1f2003d500", "aarch64", True),
-        ("0400001400", "aarch64", False),
-    ],
-)
-def test_patched_site_is_a_nop_or_a_jump(instruction: str, machine: str, nop: bool) -> None:
-    assert static_key.is_nop(bytes.fromhex(instruction), machine) is nop
-
-
-def test_other_instruction_is_an_error() -> None:
-    with pytest.raises(ValueError, match="4889e5"):
-        static_key.is_nop(bytes.fromhex("4889e59090"), "x86_64")
-
-
-def test_loadable_segments_of_an_elf_file() -> None:
-    """Program headers of type PT_LOAD, others left out (/proc/kcore begins with a note)."""
-    head = struct.pack("<16xHHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
-    note = struct.pack("<IIQQQQQQ", 4, 0, 0x100, 0, 0, 0x50, 0, 0)
-    load = struct.pack("<IIQQQQQQ", 1, 7, 0x2000, 0xFFFFFFFF81000000, 0x1000000, 0x3000, 0x3000, 0x1000)
-    assert static_key.segments(head + note + load) == [Segment(0x2000, 0xFFFFFFFF81000000, 0x3000)]
-
-
-@pytest.mark.parametrize(
-    ("state", "off", "on"),
-    [
-        (static_key.State(0, 2, 0), True, False),
-        (static_key.State(1, 0, 2), False, True),
-        (static_key.State(0, 1, 1), False, False),
-        (static_key.State(1, 1, 1), False, False),
-        (static_key.State(0, 0, 0), False, False),
-    ],
-)
-def test_key_is_off_or_on_with_all_its_sites(state: static_key.State, off: bool, on: bool) -> None:
-    """A key without a site says nothing, and one that is patched in part is neither."""
-    assert (state.is_off, state.is_on) == (off, on)
+from selftests.lib import asm, programs, rtnetlink, xps
 
 
 def test_nest_of_a_request() -> None:
