@@ -73,9 +73,28 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--require-feature", action="append", default=[], metavar="NAME", help="fail instead of skip")
     verb.add_argument("--cold", action="store_true", help="boot every guest instead of restoring a snapshot")
     verb.add_argument("--fresh", action="store_true", help="a guest of its own, just restored, for each test")
+    verb.add_argument(
+        "--random-order",
+        nargs="?",
+        type=_seed,
+        const="new",
+        metavar="SEED",
+        help="tests in a random order, or this one",
+    )
     verb.add_argument("--kmemleak", action="store_true", help="look for leaks after each test (--flavour kmemleak)")
     verb.add_argument("--max-skips", type=_natural, metavar="N", help="more skipped tests make the run fail")
     verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
+
+    verb = verbs.add_parser("mutate", help="whether the selftests notice kernels that each break one promise")
+    verb.set_defaults(verb=_mutate)
+    verb.add_argument("names", nargs="*", metavar="NAME", help="a feature, FEATURE/MUTANT, or a patch file (all)")
+    _recipe_options(verb)
+    _guest_options(verb)
+    verb.add_argument("-n", "--guests", type=_positive, default=2, metavar="N", help="how many guests at once (2)")
+    verb.add_argument("--all", action="store_true", help="all tests of the feature, also after one has noticed")
+    verb.add_argument("--rerun", action="store_true", help="as if nothing were known from earlier calls")
+    verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
+    verb.add_argument("--list", action="store_true", help="show the mutants and what they break; try none")
 
     verb = verbs.add_parser("exec", help="run one command in a guest: kproof exec [RECIPE] -- COMMAND")
     verb.set_defaults(verb=_exec)
@@ -131,6 +150,10 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _seed(text: str) -> str:
+    return text if text == "new" else str(_natural(text))
+
+
 def _positive(text: str) -> int:
     if not _natural(text):
         raise argparse.ArgumentTypeError("must be at least 1")
@@ -174,6 +197,7 @@ def _run(options: argparse.Namespace) -> int:
     pytest_arguments += ["--cold"] if options.cold else []
     pytest_arguments += ["--fresh"] if options.fresh else []
     pytest_arguments += ["--update"] if options.update else []
+    pytest_arguments += [f"--random-order={options.random_order}"] if options.random_order is not None else []
     pytest_arguments += ["--kmemleak"] if options.kmemleak else []
     pytest_arguments += ["--max-skips", str(options.max_skips)] if options.max_skips is not None else []
     pytest_arguments += options.command
@@ -187,6 +211,25 @@ def _run(options: argparse.Namespace) -> int:
         accel=options.accel,
         results=options.results,
         pytest_arguments=pytest_arguments,
+    )
+
+
+def _mutate(options: argparse.Namespace) -> int:
+    from harness.mutate.verb import list_mutants, mutate
+
+    if options.list:
+        print(list_mutants(options.names))
+        return 0
+    shape = ["--root", options.root, "--memory", str(options.memory), "--cpus", str(options.cpus)]
+    return mutate(
+        _request(options),
+        options.names,
+        guests=options.guests,
+        shape=[*shape, *(["--accel", options.accel] if options.accel else [])],
+        every=options.all,
+        anew=options.rerun,
+        update=options.update,
+        results=options.results,
     )
 
 

@@ -11,7 +11,7 @@ import argparse
 
 import pytest
 
-from harness.pytest_plugin import features, predictions
+from harness.pytest_plugin import features, order, predictions
 
 
 def _count(text: str) -> int:
@@ -31,6 +31,7 @@ OPTIONS = (
     ("--accel", {"choices": ("kvm", "tcg"), "help": "accelerator (the best that works here)"}),
     ("--cold", {"action": "store_true", "help": "boot every guest instead of restoring a snapshot"}),
     ("--fresh", {"action": "store_true", "help": "give each test a guest of its own, as @pytest.mark.fresh does"}),
+    ("--random-order", order.OPTION),
     ("--results", {"metavar": "DIR", "help": "where this run's results go (results/DATE-TIME)"}),
     ("--kmemleak", {"action": "store_true", "help": "look for leaks after each test; needs flavour=kmemleak"}),
     ("--max-skips", {"type": _count, "metavar": "N", "help": "more skipped tests make the run fail"}),

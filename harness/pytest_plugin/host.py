@@ -132,6 +132,7 @@ class HostSide:
         folder = open_folder(folder, latest=not option("--results"))
         spec = replace(spec, folder=str(folder / "guests"))
         tests = list(self.config.args)
+        seed = option("--random-order")
         self.watcher.run = Run(
             folder,
             request=request,
@@ -143,6 +144,7 @@ class HostSide:
             options=_selecting(self.config),
             known=known_issues.KnownIssues(issues, version=kernel.version),
             max_skips=option("--max-skips"),
+            seed=seed,
         )
         return self.watcher.run
 
@@ -209,7 +211,7 @@ class HostSide:
         return remote
 
     def pytest_xdist_make_scheduler(self, config: pytest.Config) -> Scheduler:
-        return Scheduler(config.pluginmanager.getplugin("dsession"), self.count, self.pool.expect)
+        return Scheduler(config.pluginmanager.getplugin("dsession"), self.count, self.pool.expect, self.run.seed)
 
     def pytest_configure_node(self, node: Any) -> None:
         self.guests[node.gateway.id] = self.pool.last_handed
@@ -410,6 +412,7 @@ def _selecting(config: pytest.Config) -> list[str]:
         options += [name, value] if value else []
     options += ["--kmemleak"] if config.getoption("--kmemleak") else []
     options += ["--fresh"] if config.getoption("--fresh") else []
+    options += [f"--random-order={seed}"] if (seed := config.getoption("--random-order")) is not None else []
     if (allowed := config.getoption("--max-skips")) is not None:
         options += ["--max-skips", str(allowed)]
     return options + (["-x"] if config.option.maxfail == 1 else [])

@@ -62,10 +62,11 @@ def _kernel_suite(run: Run) -> TestSuite:
         case = TestCase(f"run {name}", "kernel")
         case.add_failure_info(printable(line))
         cases.append(case)
-    if remarks := run.remarks():
+    if remarks := run.known.remarks(whole=run.whole):
         cases.append(TestCase("known issues", "kernel", stdout=printable("\n".join(remarks))))
-    properties = {"guest peak resident MB": round(run.peak_mb)} if run.peak_mb else None
-    return TestSuite("kernel", cases, properties=properties, hostname=platform.node(), timestamp=run.started)
+    properties = {"guest peak resident MB": round(run.peak_mb)} if run.peak_mb else {}
+    properties |= {"random order": run.seed} if run.seed is not None else {}
+    return TestSuite("kernel", cases, properties=properties or None, hostname=platform.node(), timestamp=run.started)
 
 
 def printable(text: str) -> str:

@@ -103,6 +103,7 @@ class Run:
         options: Sequence[str] = (),
         known: KnownIssues | None = None,
         max_skips: int | None = None,
+        seed: int | None = None,
     ) -> None:
         self.folder = folder
         self.request = request
@@ -116,6 +117,8 @@ class Run:
         """What else selects tests, or decides on them."""
         self.known = known or KnownIssues()
         self.max_skips = max_skips
+        self.seed = seed
+        """Of the random order; None: the tests ran as they were collected."""
         self.lives: dict[str, Life] = {}
         """By guest."""
         self.finished = False
@@ -229,7 +232,8 @@ class Run:
 
     def remarks(self) -> list[str]:
         """What else a person should know at the end, a line each."""
-        return self.known.remarks(whole=self.whole)
+        order = [] if self.seed is None else [f"random order: --random-order={self.seed} repeats it"]
+        return order + self.known.remarks(whole=self.whole)
 
     @property
     def peak_mb(self) -> float:
@@ -288,6 +292,7 @@ class Run:
             "seconds": round(self.seconds, 2),
             "exit_status": exit_status,
             "request": str(self.request),
+            "random_order": self.seed,
             "kernel": {
                 "identity": self.kernel.identity,
                 "release": self.kernel.release,

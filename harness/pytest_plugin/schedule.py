@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from harness.pytest_plugin.order import shuffled
+
 AHEAD = 3
 """Tests that a worker has at least, while there are: one that runs, the one after it (pytest wants to know it), and one
 on its way."""
@@ -71,11 +73,15 @@ class Scheduler:
     Tests are sent as soon as one node has collected them; the others must have collected the same.
     """
 
-    def __init__(self, session: Session, count: int, expect: Callable[[int], None]) -> None:
-        """``count`` nodes run at once. ``expect`` is told, before a node is added, how many more are sure to follow."""
+    def __init__(self, session: Session, count: int, expect: Callable[[int], None], seed: int | None = None) -> None:
+        """``count`` nodes run at once. ``expect`` is told, before a node is added, how many more are sure to follow.
+
+        Tests are sent in the random order of ``seed``, without one in that of their collection.
+        """
         self._session = session
         self._count = count
         self._expect = expect
+        self._seed = seed
         self._chunk: int | None = session.config.getoption("maxschedchunk")
         self._collection: list[str] | None = None
         self._told: dict[Node, frozenset[int]] = {}
@@ -133,7 +139,7 @@ class Scheduler:
         """A node has collected."""
         if not self._started:
             self._started = True
-            for index in range(len(self._tests)):
+            for index in range(len(self._tests)) if self._seed is None else shuffled(self._tests, self._seed):
                 self._queue_of(index).append(index)
         self._give_all()
 

@@ -27,6 +27,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["run", "-n", "0"], "must be at least 1"),
         (["run", "-n", "two"], "'two' is not a whole number"),
         (["run", "--accel", "xen"], "invalid choice: 'xen'"),
+        (["run", "--random-order", "selftests"], "'selftests' is not a whole number"),
         (["run", "--memory", "64"], "64 MB is less than a guest needs"),
         (["run", "--kernel", "debian:6.12", "--set", "NETKIT=n"], "write --set into it, or leave --kernel out"),
         (["run", "--kernel", "debian:6.12 netkit"], "'netkit' is not understood"),
@@ -69,6 +70,12 @@ def options(*arguments: str) -> Any:
 )
 def test_options_write_a_request(arguments: list[str], request_: Request) -> None:
     assert cli._request(options(*arguments)) == request_
+
+
+def test_a_random_order_has_a_seed_or_a_new_one() -> None:
+    assert options().random_order is None
+    assert options("--random-order", "-x").random_order == "new"
+    assert options("selftests", "--random-order", "7").random_order == "7"
 
 
 def test_paths_are_made_absolute_so_that_a_run_can_be_repeated_from_elsewhere() -> None:

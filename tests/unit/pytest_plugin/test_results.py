@@ -271,6 +271,18 @@ def test_an_expected_failure_is_neither_a_skip_nor_a_pass(run: Run) -> None:
     assert "although a failure is expected: bug 7" in (cases["test_xpasses"].findtext("system-out") or "")
 
 
+def test_a_random_order_is_told_and_can_be_repeated(run: Run) -> None:
+    take(run, "test_a.py::test_good", *GOOD)
+    assert run.remarks() == []
+    run.seed, run.options = 77, ["--random-order=77"]
+    run.finish(0)
+    assert run.remarks() == ["random order: --random-order=77 repeats it"]
+    assert json.loads((run.folder / "run.json").read_text())["random_order"] == 77
+    assert "--random-order=77 selftests" in (run.folder / "repro.sh").read_text()
+    names = [case.get("name") for case in ET.parse(run.folder / "junit.xml").iter("testcase")]
+    assert "known issues" not in names
+
+
 @pytest.mark.parametrize(("max_skips", "bad"), [(None, False), (1, False), (0, True)])
 def test_too_many_skips_make_the_run_bad(run: Run, max_skips: int | None, bad: bool) -> None:
     run.max_skips = max_skips

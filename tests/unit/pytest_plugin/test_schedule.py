@@ -15,6 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from xdist.dsession import DSession, Interrupted
 
+from harness.pytest_plugin.order import shuffled
 from harness.pytest_plugin.schedule import Scheduler
 
 SHUTDOWN = -1
@@ -119,12 +120,14 @@ class World:
         failing: set[int] | None = None,
         exitfirst: bool = False,
         chunk: int | None = None,
+        seed: int | None = None,
     ) -> None:
         self.draw = draw
         self.tests = [f"test_it.py::test_{number}" for number in range(tests)]
         self.fresh = fresh
         self.failing = failing or set()
         self.exitfirst = exitfirst
+        self.seed = seed
         self.deaths_left = deaths
         self.deaths = 0
         self.sent: Counter[str] = Counter()
@@ -206,7 +209,7 @@ class World:
         def expect(number: int) -> None:
             self.expected = number
 
-        return Scheduler(self.session, self.count, expect)
+        return Scheduler(self.session, self.count, expect, self.seed)
 
     def _take(self, report: Any) -> None:
         if getattr(report, "outcome", "") != "rescheduled":
@@ -243,6 +246,7 @@ def cases(draw: Callable[[st.SearchStrategy[Any]], Any]) -> dict[str, Any]:
         "fresh": draw(st.one_of(some, st.just(set()), st.just(set(range(tests))))),
         "count": draw(st.integers(1, 4)),
         "chunk": draw(st.sampled_from([None, 1, 3])),
+        "seed": draw(st.sampled_from([None, 1])),
     }
 
 
@@ -313,6 +317,13 @@ def test_ordinary_tests_are_shared_out(tests: int, count: int) -> None:
     world.session.queue.get = in_turn
     world.run()
     assert sum(bool(worker.ran) for worker in world.workers) == min(tests, count)
+
+
+@given(st.integers(0, 20), st.integers(0, 9))
+def test_one_guest_runs_the_tests_in_the_order_of_the_seed(tests: int, seed: int) -> None:
+    world = World(lambda _: 0, tests=tests, fresh=set(), count=1, seed=seed)
+    world.run()
+    assert world.workers[0].ran == [world.tests[index] for index in shuffled(world.tests, seed)]
 
 
 def step(world: World, number: int) -> None:
