@@ -37,6 +37,7 @@ class Cmd(IntEnum):
     PROG_TEST_RUN = 10
     PROG_GET_NEXT_ID = 11
     MAP_GET_NEXT_ID = 12
+    PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
     LINK_CREATE = 28
@@ -50,13 +51,29 @@ class ProgType(IntEnum):
     """enum bpf_prog_type."""
 
     SOCKET_FILTER = 1
+    KPROBE = 2
     SCHED_CLS = 3
+    SCHED_ACT = 4
+    TRACEPOINT = 5
+    XDP = 6
+    PERF_EVENT = 7
     CGROUP_SKB = 8
     CGROUP_SOCK = 9
+    LWT_IN = 10
+    LWT_OUT = 11
+    LWT_XMIT = 12
     SOCK_OPS = 13
+    SK_SKB = 14
+    CGROUP_DEVICE = 15
     SK_MSG = 16
+    RAW_TRACEPOINT = 17
     CGROUP_SOCK_ADDR = 18
+    LWT_SEG6LOCAL = 19
+    SK_REUSEPORT = 21
+    FLOW_DISSECTOR = 22
+    CGROUP_SYSCTL = 23
     CGROUP_SOCKOPT = 25
+    SK_LOOKUP = 30
 
 
 class AttachType(IntEnum):
@@ -68,14 +85,30 @@ class AttachType(IntEnum):
     CGROUP_SOCK_OPS = 3
     SK_MSG_VERDICT = 7
     CGROUP_INET4_BIND = 8
+    CGROUP_INET6_BIND = 9
     CGROUP_INET4_CONNECT = 10
     CGROUP_INET6_CONNECT = 11
     CGROUP_INET4_POST_BIND = 12
     CGROUP_INET6_POST_BIND = 13
     CGROUP_UDP4_SENDMSG = 14
+    CGROUP_UDP6_SENDMSG = 15
+    CGROUP_UDP4_RECVMSG = 19
+    CGROUP_UDP6_RECVMSG = 20
     CGROUP_GETSOCKOPT = 21
+    CGROUP_SETSOCKOPT = 22
+    CGROUP_INET4_GETPEERNAME = 29
+    CGROUP_INET6_GETPEERNAME = 30
+    CGROUP_INET4_GETSOCKNAME = 31
+    CGROUP_INET6_GETSOCKNAME = 32
+    CGROUP_INET_SOCK_RELEASE = 34
+    SK_LOOKUP = 36
     TCX_INGRESS = 46
     TCX_EGRESS = 47
+    CGROUP_UNIX_CONNECT = 49
+    CGROUP_UNIX_SENDMSG = 50
+    CGROUP_UNIX_RECVMSG = 51
+    CGROUP_UNIX_GETPEERNAME = 52
+    CGROUP_UNIX_GETSOCKNAME = 53
     NETKIT_PRIMARY = 54
     NETKIT_PEER = 55
     XPS = 62
@@ -105,6 +138,7 @@ LINK_TYPE_TCX = 11
 LINK_TYPE_NETKIT = 13
 LINK_TYPE_XPS = 16
 MAP_TYPE_ARRAY = 2
+MAP_TYPE_SOCKMAP = 15
 
 QUERY_HAS_LINKS = (6, 6)
 """053c8e1f235d; an older kernel refuses a pointer there with E2BIG."""
@@ -265,13 +299,28 @@ def update(fd: int, key: bytes, value: bytes) -> None:
     bpf(Cmd.MAP_UPDATE_ELEM, struct.pack("<I4xQQQ", fd, _address(key_buffer), _address(value_buffer), 0))
 
 
+def program_by_id(number: int) -> Program:
+    """PROG_GET_FD_BY_ID: another descriptor of a loaded program."""
+    return Program(bpf(Cmd.PROG_GET_FD_BY_ID, struct.pack("<III", number, 0, 0)))
+
+
+def link_by_id(number: int) -> Link:
+    """LINK_GET_FD_BY_ID: another descriptor of a link."""
+    return Link(bpf(Cmd.LINK_GET_FD_BY_ID, struct.pack("<III", number, 0, 0)))
+
+
 def load(
-    kind: ProgType, instructions: Iterable[asm.Insn], *, expected_attach: int = 0, name: str = "kproof"
+    kind: ProgType,
+    instructions: Iterable[asm.Insn],
+    *,
+    expected_attach: int = 0,
+    name: str = "kproof",
+    licence: str = "GPL",
 ) -> Program:
-    """PROG_LOAD under the licence GPL. Raises OSError whose text carries the verifier's log."""
+    """PROG_LOAD. Raises OSError whose text carries the verifier's log."""
     code = asm.assemble(instructions)
     code_buffer = ctypes.create_string_buffer(code, len(code))
-    licence = ctypes.create_string_buffer(b"GPL")
+    licence_buffer = ctypes.create_string_buffer(licence.encode())
 
     def attempt(level: int, log: ctypes.Array[ctypes.c_char] | None) -> int:
         attributes = struct.pack(
@@ -279,7 +328,7 @@ def load(
             kind,
             len(code) // 8,
             _address(code_buffer),
-            _address(licence),
+            _address(licence_buffer),
             level,
             len(log) if log is not None else 0,
             _address(log),

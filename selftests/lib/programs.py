@@ -29,6 +29,10 @@ SKB_INGRESS_IFINDEX = 36
 SKB_IFINDEX = 40
 SKB_CB = 48
 
+# Offsets in struct bpf_sock_ops
+SOCK_OPS_OP = 0
+SOCK_OPS_IS_FULLSOCK = 72
+
 SLOT_BYTES = 8
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from selftests.lib import wait
+from selftests.lib.netns import Namespace
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -52,3 +53,22 @@ def cgroup() -> Iterator[Cgroup]:
             return True
 
         wait.until(removed, f"{path} to be empty")
+
+
+@pytest.fixture
+def initial_cookie() -> int:
+    """SO_NETNS_COOKIE of the namespace that tests start in, which is the initial one."""
+    with Namespace.current() as initial:
+        return initial.cookie
+
+
+@pytest.fixture
+def elsewhere(new_namespace: Callable[..., Namespace]) -> Iterator[int]:
+    """The test runs inside a namespace that is neither the initial one nor any of its own; the fixture is its cookie.
+
+    What takes the task's namespace for the socket's, or for the initial one, tells this cookie.
+    """
+    place = new_namespace("elsewhere")
+    cookie = place.cookie
+    with place.entered():
+        yield cookie
