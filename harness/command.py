@@ -140,6 +140,16 @@ def follow(
     return process.returncode
 
 
+def beside(argv: Sequence[str | Path], *, log: Path, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start a program that runs while the caller does something else; its output goes to ``log``.
+
+    The caller waits for it and calls ``end``. If he is killed outright, it gets SIGTERM (where setpriv is installed).
+    """
+    guard = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    with log.open("wb") as output:
+        return _start((*guard, *map(str, argv)), cwd=cwd, env=None, stdout=output.fileno(), merge=True)
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process group: SIGTERM, then SIGKILL after ``GRACE`` seconds; nothing when it has ended by itself."""
     if process.poll() is None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from harness.events import Event, GuestEvent, Notice, Phase, Progress, TestEvent
+from harness.events import Event, Finding, GuestEvent, Notice, Phase, Progress, TestEvent
 from harness.model import BAD, Outcome, Result
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ WORST_FIRST = (
     *(Result.NOT_RUN, Result.SKIPPED, Result.XFAILED, Result.PASSED),
 )
 DETAIL_LINES = 40
+SHOWN_PHASES = 12
+"""Of the live display: the last ones."""
 
 
 class Display(Protocol):
@@ -84,6 +86,8 @@ class PlainDisplay:
                 outcome = event.outcome
                 reason = f": {outcome.message}" if outcome.message else ""
                 self._say(f"{self._done}/{event.selected} {outcome.result.upper()} {outcome.nodeid}{reason}")
+            case Finding():
+                self._say(event.text)
 
     def _say(self, text: str) -> None:
         try:
@@ -135,6 +139,9 @@ class LiveDisplay:
                 self._selected = event.selected
                 if event.outcome.result in BAD:
                     self.console.print(_line(event.outcome), style="red", markup=False, highlight=False)
+            case Finding():
+                style = "green" if event.good else "bold red"
+                self.console.print(event.text, style=style, markup=False, highlight=False)
 
     def _render(self) -> RenderableType:
         from rich.console import Group
@@ -144,9 +151,10 @@ class LiveDisplay:
 
         now = time.monotonic()
         table = Table.grid(padding=(0, 2))
-        for index, (phase, since) in enumerate(self._phases):
-            running = index == len(self._phases) - 1
-            end = now if running else self._phases[index + 1][1]
+        phases = self._phases[-SHOWN_PHASES:]
+        for index, (phase, since) in enumerate(phases):
+            running = index == len(phases) - 1
+            end = now if running else phases[index + 1][1]
             mark = Text("▶", style="cyan") if running else Text("✓", style="green")
             table.add_row(mark, Text(phase.name), Text(phase.detail, style="dim"), Text(f"{end - since:.1f} s"))
         rows: list[RenderableType] = [table]

@@ -56,7 +56,15 @@ class TestEvent:
     selected: int
 
 
-Event = Phase | Progress | Notice | GuestEvent | TestEvent
+@dataclass(frozen=True)
+class Finding:
+    """One line that was asked for: what became of a mutant. ``good``: as it should be."""
+
+    text: str
+    good: bool
+
+
+Event = Phase | Progress | Notice | GuestEvent | TestEvent | Finding
 Sink = Callable[[Event], None]
 
 

@@ -63,7 +63,7 @@ def run_selftests(
         summary(
             list(run.outcomes.values()),
             seconds=run.seconds,
-            folder=_shown(run.folder),
+            folder=shown(run.folder),
             remarks=run.remarks(),
             objections=list(run.objections().values()),
             peak_mb=run.peak_mb,
@@ -154,7 +154,7 @@ def _kernel(request: Request) -> Kernel:
         return obtain(request, events=display.sink)
 
 
-def _shown(folder: Path) -> str:
+def shown(folder: Path) -> str:
     """A path as a person at this prompt would type it."""
     here = Path.cwd()
     return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)

@@ -216,15 +216,19 @@ class Store:
         kept = {kernel.identity for kernel, _, _ in self.kernels()[:keep]}
         removed = [name for name in self._names() if name not in kept]
         for name in removed:
-            # renamed first: a reader sees all of it or nothing
-            doomed = self.root / f".doomed-{name}"
-            shutil.rmtree(doomed, ignore_errors=True)
-            (self.root / name).rename(doomed)
-            shutil.rmtree(doomed)
+            self.remove(name)
         for left in [*self.root.glob(".incoming-*"), *self.root.glob(".doomed-*")]:
             if _abandoned(left):
                 shutil.rmtree(left, ignore_errors=True)
         return removed
+
+    def remove(self, identity: str) -> None:
+        """Remove one kernel that is there."""
+        # renamed first: a reader sees all of it or nothing
+        doomed = self.root / f".doomed-{identity}"
+        shutil.rmtree(doomed, ignore_errors=True)
+        (self.root / identity).rename(doomed)
+        shutil.rmtree(doomed)
 
     def _names(self) -> list[str]:
         if not self.root.is_dir():

@@ -41,6 +41,10 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["run", "--series", "netkot"], "netkot"),
         (["run", "--patch", "/no/such/file.patch"], "/no/such/file.patch"),
         (["run", "--set", "NETKIT"], "NETKIT"),
+        (["mutate", "netkot"], "there is no mutant 'netkot'; features with mutants are"),
+        (["mutate", "netkit/nought", "--list"], "there is no mutant 'netkit/nought'; netkit has"),
+        (["mutate", "--source", "kernel:a5"], "kernel:a5 is a finished kernel; mutants need a source"),
+        (["mutate", "--", "-x"], "nothing is understood behind --"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from harness.display import LiveDisplay, PlainDisplay, display_for, summary
-from harness.events import Event, GuestEvent, Notice, Phase, Progress, TestEvent
+from harness.display import SHOWN_PHASES, LiveDisplay, PlainDisplay, display_for, summary
+from harness.events import Event, Finding, GuestEvent, Notice, Phase, Progress, TestEvent
 from harness.model import Outcome, Result
 
 EVENTS: list[Event] = [
@@ -23,6 +23,7 @@ EVENTS: list[Event] = [
     TestEvent(Outcome("a.py::test_bad", Result.FAILED, message="assert 1 == 2"), 3),
     TestEvent(Outcome("a.py::test_skip", Result.SKIPPED, message="lacks [netkit]"), 3),
     GuestEvent("g0", "died: Kernel panic"),
+    Finding("1/1 SURVIVED netkit/policy-ignored", good=False),
 ]
 
 
@@ -44,6 +45,7 @@ def test_plain_lines_tell_each_thing_once() -> None:
         "2/3 FAILED a.py::test_bad: assert 1 == 2",
         "3/3 SKIPPED a.py::test_skip: lacks [netkit]",
         "guest g0 died: Kernel panic",
+        "1/1 SURVIVED netkit/policy-ignored",
     ]
 
 
@@ -60,11 +62,23 @@ def test_the_live_display_shows_phases_guests_counts_and_failures() -> None:
         display.sink(event)
     display.console.print(display._render())
     assert "FAILED a.py::test_bad: assert 1 == 2" in stream.getvalue()
+    assert "1/1 SURVIVED netkit/policy-ignored" in stream.getvalue()
     end = stream.getvalue().rpartition("note")[2]
     assert "g0" not in end, "a guest that died is not shown as one that lives"
     assert "3 of 3" in end
     assert "1 passed" in end
     assert "1 failed" in end
+
+
+def test_the_live_display_shows_the_last_phases_only() -> None:
+    stream = io.StringIO()
+    display = LiveDisplay(stream)
+    for number in range(100):
+        display.sink(Phase("mutant", f"number {number};"))
+    display.console.print(display._render())
+    assert "number 99;" in stream.getvalue()
+    assert "number 80;" not in stream.getvalue()
+    assert stream.getvalue().count("✓") + stream.getvalue().count("▶") == SHOWN_PHASES
 
 
 def test_a_pipe_gets_plain_lines() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def test_following_gives_lines_and_keeps_bytes(tmp_path: Path) -> None:
 def test_following_is_bounded() -> None:
     with pytest.raises(InfraError, match="did not end within"):
         command.follow(["sleep", "1000"], limit=0.3, on_line=lambda line: None)
+
+
+def test_a_program_beside_us_writes_to_its_log_and_ends_with_its_children(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pid")
+    script = "echo out; echo err >&2; sleep 1000 & echo $! > pid; wait"
+    process = command.beside(["sh", "-c", script], log=tmp_path / "log", cwd=tmp_path)
+    child = int((tmp_path / "pid").read_text())
+    command.end(process)
+    assert process.returncode != 0
+    assert gone(child)
+    assert (tmp_path / "log").read_bytes() == b"out\nerr\n"
 
 
 def test_an_exception_in_between_ends_the_program() -> None:

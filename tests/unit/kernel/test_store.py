@@ -91,6 +91,13 @@ def test_prune_keeps_the_newest(store: Store) -> None:
     assert len(store.prune(0)) == 2
 
 
+def test_one_kernel_is_removed_and_no_other(store: Store) -> None:
+    one, other = put(store, "one"), put(store, "other")
+    store.remove(one.identity)
+    assert [row[0] for row in store.kernels()] == [other]
+    assert [path.name for path in store.root.iterdir()] == [other.identity]
+
+
 def test_prune_removes_what_a_killed_build_left_and_no_running_one(store: Store) -> None:
     running = store.begin(recipe("running"), Request())
     dead = store.root / ".incoming-00"
