@@ -129,6 +129,7 @@ def test_all_that_was_collected(project: Path) -> None:
         (["tests/test_a.py::test_a[1]", "tests/test_a.py::test_a[1]"], ["tests/test_a.py::test_a[1]"]),
         (["--kernel", "debian:6.12", "-n", "2", "tests/deep"], ["tests/deep/test_b.py::test_b"]),
         (["-p", "no:terminal", "tests/deep"], ["tests/deep/test_b.py::test_b"]),
+        (["--random-order=7", "tests/deep"], ["tests/deep/test_b.py::test_b"]),
     ],
 )
 def test_a_selection(project: Path, args: list[str], ids: list[str]) -> None:
