@@ -14,11 +14,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cmp_to_key
+from itertools import pairwise
 from pathlib import Path
 
 from harness import command
 from harness.errors import InfraError, UserError
-from harness.events import Notice, Progress, Sink
+from harness.events import Notice, Phase, Progress, Sink
 from harness.kernel.files import sha256, write
 from harness.kernel.locks import locked
 from harness.model import Version
@@ -45,6 +46,17 @@ UPDATE_LIMIT = 600.0
 DOWNLOAD_LIMIT = 3600.0
 FRESH = 86400.0
 """Seconds for which lists answer "what is the newest" without being read again."""
+
+
+class GoneError(InfraError):
+    """A file that the lists name, and that the pool no longer has."""
+
+    def __init__(self, listed: str) -> None:
+        super().__init__(
+            f"{listed}, but its file is gone from the pool;"
+            " ask for another version, or use --update to read the lists again"
+        )
+        self.listed = listed
 
 
 @dataclass(frozen=True)
@@ -170,10 +182,28 @@ class Archive:
         self._events = events
         self._refreshed: set[str] = set()
 
-    def find(self, wanted: str, *, update: bool) -> Offer:
-        """The newest offer for a series, a release or a Debian version; configured suites come first.
+    def newest(self, wanted: str, *, update: bool) -> Offer:
+        """The newest offer for a series, a release or a Debian version that can be had; it is downloaded then.
 
-        Raises UserError when no suite has it, InfraError when the archive cannot be read.
+        Lists name files for a while after they have left the pool; an older one is taken instead, and that is told.
+        Raises as ``find`` and ``fetch`` do.
+        """
+        offers = self.find(wanted, update=update)
+        for offer, older in pairwise([*offers, None]):
+            try:
+                self.fetch(offer)
+            except GoneError as error:
+                if older is None:
+                    raise
+                self._events(Notice(f"{error.listed}, but its file is gone; taking {older.version}"))
+            else:
+                return offer
+        raise AssertionError("find returned nothing")
+
+    def find(self, wanted: str, *, update: bool) -> list[Offer]:
+        """The offers for a series, a release or a Debian version, newest first, of the first suites that have any.
+
+        Configured suites come first. Raises UserError when no suite has one, InfraError when the lists cannot be read.
         """
         command.require("apt-get", "apt-cache", "dpkg")
         with locked(self._locks / "apt.lock", what="reads the archive's lists", events=self._events):
@@ -185,7 +215,7 @@ class Archive:
                     offers = self._offers(state, wanted)
                 seen += offers
                 if matching := [offer for offer in offers if offer.answers(wanted)]:
-                    return max(matching, key=cmp_to_key(_compare))
+                    return sorted(matching, key=cmp_to_key(_compare), reverse=True)
         near = sorted(
             {offer.upstream for offer in seen if _series(offer.version) == _series(wanted)}, key=Version.parse
         )
@@ -230,6 +260,7 @@ class Archive:
         return path
 
     def _download(self, offer: Offer, incoming: Path) -> None:
+        self._events(Phase("source", f"downloading {offer.filename}"))
         errors: list[str] = []
 
         def on_line(line: str) -> None:
@@ -245,10 +276,7 @@ class Archive:
         if status == 0:
             return
         if any("404" in line for line in errors):
-            raise InfraError(
-                f"the archive lists {offer.package} {offer.version}, but its file is gone from the pool;"
-                " ask for another version, or use --update to read the lists again"
-            )
+            raise GoneError(f"the archive lists {offer.package} {offer.version}")
         if any("space" in line for line in errors):
             raise InfraError(f"no space left on the disk of {incoming} for {offer.size >> 20} MiB of {offer.filename}")
         raise InfraError(f"download of {offer.filename} failed: {errors[0] if errors else f'apt-get exited {status}'}")

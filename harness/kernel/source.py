@@ -166,7 +166,7 @@ class DebianSource(Unpacked):
         offer = Offer(**kept) if isinstance(kept, dict) else None
         if offer is None or update:
             events(Phase("source", f"looking for {wanted} in the archive"))
-            found = archive.find(wanted, update=update)
+            found = archive.newest(wanted, update=update)
             if offer != found:
                 write_json(record, vars(found))
             offer = found
@@ -177,7 +177,6 @@ class DebianSource(Unpacked):
         return located
 
     def archive(self, events: Sink) -> Path:
-        events(Phase("source", f"downloading {self._offer.filename}"))
         return self._archive.fetch(self._offer)
 
 

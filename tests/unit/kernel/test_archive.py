@@ -145,6 +145,7 @@ case "$*" in
 	exit 100 ;; esac ;;
 *download*)
 	case "$name" in linux=*) file=linux_6.12.8.orig.tar.xz ;; *) file=l_${name#*=}_all.deb ;; esac
+	[ -e "$STATE/gone" ] && case "$name" in *"$(cat "$STATE/gone")"*) echo "  404  Not Found"; exit 100 ;; esac
 	echo "dlstatus:1:50.0:Retrieving file 1 of 1"
 	case "$(cat "$STATE/order" 2>/dev/null)" in
 	gone) echo "  404  Not Found"; echo "E: Failed to fetch"; exit 100 ;;
@@ -177,13 +178,13 @@ def open_archive(tmp_path: Path, events: list[Event]) -> Archive:
 
 
 def test_the_newest_of_a_series_is_by_version_not_by_text(tmp_path: Path, apt: Path, events: list[Event]) -> None:
-    assert open_archive(tmp_path, events).find("6.12", update=False).version == "6.12.117-1"
-    assert open_archive(tmp_path, events).find("6.12.9", update=False).version == "6.12.9-1"
+    assert open_archive(tmp_path, events).find("6.12", update=False)[0].version == "6.12.117-1"
+    assert open_archive(tmp_path, events).find("6.12.9", update=False)[0].version == "6.12.9-1"
 
 
 def test_other_suites_have_the_pristine_tree(tmp_path: Path, apt: Path, events: list[Event]) -> None:
     source = open_archive(tmp_path, events)
-    offer = source.find("6.12.8", update=False)
+    offer = source.find("6.12.8", update=False)[0]
     assert (offer.state, offer.filename) == ("wide", "linux_6.12.8.orig.tar.xz")
     assert events == [Notice("suite forky is not in the archive; going on without it")]
     assert source.fetch(offer).read_bytes() == CONTENT
@@ -214,20 +215,20 @@ def test_a_source_package_that_is_nowhere(tmp_path: Path, apt: Path, events: lis
 
 def test_a_version_that_is_nowhere(tmp_path: Path, apt: Path, events: list[Event]) -> None:
     with pytest.raises(UserError, match=r"no such kernel; of 6\.12 it has 6\.12\.8, 6\.12\.9, 6\.12\.117$"):
-        open_archive(tmp_path, events).find("6.12.10", update=False)
+        open_archive(tmp_path, events).find("6.12.10", update=False)[0]
     with pytest.raises(UserError, match=r"it has no 6\.99 at all"):
-        open_archive(tmp_path, events).find("6.99", update=False)
+        open_archive(tmp_path, events).find("6.99", update=False)[0]
 
 
 def test_no_network(tmp_path: Path, apt: Path, events: list[Event]) -> None:
     (apt / "offline").touch()
     with pytest.raises(InfraError, match="archive cannot be read: E: Could not resolve"):
-        open_archive(tmp_path, events).find("6.12", update=False)
+        open_archive(tmp_path, events).find("6.12", update=False)[0]
 
 
 def test_a_download_is_kept(tmp_path: Path, apt: Path, events: list[Event]) -> None:
     source = open_archive(tmp_path, events)
-    offer = source.find("6.12", update=False)
+    offer = source.find("6.12", update=False)[0]
     path = source.fetch(offer)
     assert path.read_bytes() == CONTENT
     assert Progress(10, 20, "bytes") in events
@@ -239,7 +240,7 @@ def test_a_download_is_kept(tmp_path: Path, apt: Path, events: list[Event]) -> N
 
 def test_an_interrupted_download_is_not_used_and_resumes(tmp_path: Path, apt: Path, events: list[Event]) -> None:
     source = open_archive(tmp_path, events)
-    offer = source.find("6.12", update=False)
+    offer = source.find("6.12", update=False)[0]
     write(apt / "order", "cut")
     with pytest.raises(InfraError, match=r"download of .* failed: E: Failed to fetch connection lost"):
         source.fetch(offer)
@@ -251,7 +252,7 @@ def test_an_interrupted_download_is_not_used_and_resumes(tmp_path: Path, apt: Pa
 
 def test_a_damaged_download_is_thrown_away(tmp_path: Path, apt: Path, events: list[Event]) -> None:
     source = open_archive(tmp_path, events)
-    offer = source.find("6.12", update=False)
+    offer = source.find("6.12", update=False)[0]
     write(apt / "order", "damaged")
     with pytest.raises(InfraError, match="arrived damaged"):
         source.fetch(offer)
@@ -260,7 +261,7 @@ def test_a_damaged_download_is_thrown_away(tmp_path: Path, apt: Path, events: li
 
 def test_a_kept_file_that_has_changed_is_not_used(tmp_path: Path, apt: Path, events: list[Event]) -> None:
     source = open_archive(tmp_path, events)
-    offer = source.find("6.12", update=False)
+    offer = source.find("6.12", update=False)[0]
     source.fetch(offer).write_bytes(b"rotten")
     assert source.fetch(offer).read_bytes() == CONTENT
     assert any("downloading it again" in event.text for event in events if isinstance(event, Notice))
@@ -268,10 +269,24 @@ def test_a_kept_file_that_has_changed_is_not_used(tmp_path: Path, apt: Path, eve
 
 def test_a_version_that_left_the_pool(tmp_path: Path, apt: Path, events: list[Event]) -> None:
     source = open_archive(tmp_path, events)
-    offer = source.find("6.12", update=False)
+    offer = source.find("6.12", update=False)[0]
     write(apt / "order", "gone")
     with pytest.raises(InfraError, match=r"lists linux-source-6\.12 6\.12\.117-1, but its file is gone from the pool"):
         source.fetch(offer)
+
+
+def test_an_older_version_is_taken_when_the_newest_has_left_the_pool(
+    tmp_path: Path, apt: Path, events: list[Event]
+) -> None:
+    write(apt / "gone", "6.12.117-1")
+    offer = open_archive(tmp_path, events).newest("6.12", update=False)
+    assert offer.version == "6.12.9-1"
+    told = "the archive lists linux-source-6.12 6.12.117-1, but its file is gone; taking 6.12.9-1"
+    assert Notice(told) in events
+    write(apt / "gone", "6.12")
+    (tmp_path / "cache/downloads" / offer.filename).unlink()
+    with pytest.raises(InfraError, match=r"lists linux-source-6\.12 6\.12\.9-1, but its file is gone from the pool"):
+        open_archive(tmp_path, events).newest("6.12", update=False)
 
 
 @pytest.mark.usefixtures("apt")
