@@ -29,7 +29,7 @@ from harness.kernel.files import disk_errors
 from harness.model import RootImage
 from harness.paths import PACKAGE, cache_root
 
-SITE = "/usr/lib/kproof/site"
+SITE = "/usr/lib/kproof/site-packages"  # by this name tools know what is not the project's own
 INIT = "/usr/lib/kproof/init"
 
 COREUTILS = (
