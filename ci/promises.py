@@ -90,26 +90,35 @@ def _read(path: Path) -> Iterable[Promise]:
 
 def collect(root: Path) -> tuple[Test, ...]:
     """The tests below a folder, in order, without a guest. Raises UserError with what pytest says where it cannot."""
-    items = _Items()
+    seen = _Collection()
     said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        status = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", str(root)], plugins=[items])
+    arguments = ["--collect-only", "-p", "no:terminal", "-p", "no:cacheprovider", str(root)]
+    with contextlib.redirect_stderr(said):
+        status = pytest.main(arguments, plugins=[seen])
     if status != pytest.ExitCode.OK:
-        raise UserError(f"the tests of {root} cannot be collected:\n{said.getvalue().strip()}")
+        why = "\n".join(seen.failures) or said.getvalue().strip() or "there are none"
+        raise UserError(f"the tests of {root} cannot be collected:\n{why}")
     by_function: dict[str, list[pytest.Item]] = {}
-    for item in items.found:
+    for item in seen.items:
         by_function.setdefault(item.nodeid.partition("[")[0], []).append(item)
     return tuple(_test(nodeid, group, root) for nodeid, group in by_function.items())
 
 
-class _Items:
-    """A plugin that keeps what pytest has collected."""
+class _Collection:
+    """A plugin that keeps what pytest has collected, or could not."""
 
     def __init__(self) -> None:
-        self.found: list[pytest.Item] = []
+        self.items: list[pytest.Item] = []
+        self.failures: list[str] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.failures.append(
+                f"{report.nodeid}: {report.longreprtext.strip().splitlines()[-1].removeprefix('E').strip()}"
+            )
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.found = list(session.items)
+        self.items = list(session.items)
 
 
 def _test(nodeid: str, items: Sequence[pytest.Item], root: Path) -> Test:

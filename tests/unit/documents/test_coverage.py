@@ -186,6 +186,10 @@ def test_tests_are_collected_with_their_markers(tmp_path: Path, monkeypatch: pyt
         frozenset({"netkit/a", "netkit/b", "cross/c"}),
         frozenset({"netkit/a", "netkit/b", "netkit/d", "cross/c"}),
     ]
+    (folder / "test_collected_broken.py").write_text("import nothing_of_that_name")
+    with pytest.raises(UserError, match=r"test_collected_broken.py: ModuleNotFoundError: No module named 'nothing"):
+        collect(tmp_path)
+    (folder / "test_collected_broken.py").unlink()
     (folder / "test_collected_wrong.py").write_text(TESTS)
     with pytest.raises(UserError, match="test_wrong: marker promise takes ids"):
         collect(tmp_path)
