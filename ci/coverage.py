@@ -19,8 +19,8 @@ HEAD = """\
 # What the selftests check
 
 From promise to test to mutant; made by `make coverage` from `selftests/*/promises.toml`, the tests' markers and
-`patches/*/mutants`. A mutant breaks the kernel; it stands beside each test that must notice; whether it does,
-`kproof mutate` finds out. *× 4*: with four sets of parameters.
+`patches/*/mutants`. A mutant breaks the kernel, and stands beside the tests that must notice; `kproof mutate` finds out
+whether they do. *× 4* after a test: it has four sets of parameters. In brackets: what its markers say of versions.
 
 """
 SUMMARY = (
@@ -67,7 +67,7 @@ def _test(test: Test, promise: Promise) -> str:
     path, _, name = test.nodeid.partition("::")
     file = Path(path).name if test.feature == promise.feature else f"{test.feature}/{Path(path).name}"
     sets = sum(promise.id in named for named in test.sets.values())
-    return f"`{file}::{name}`" + f" × {sets}" * (sets > 1) + "".join(f" ({said})" for said in test.versions)
+    return f"`{file}::{name}`" + f" × {sets}" * (sets > 1) + (f" ({'; '.join(test.versions)})" if test.versions else "")
 
 
 def _breaks(mutant: Mutant, promise: Promise, tests: Sequence[Test]) -> bool:

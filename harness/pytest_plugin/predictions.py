@@ -102,7 +102,7 @@ class FixedIn:
             raise ValueError(f"crash={self.crash!r} is neither True nor False")
 
     def __str__(self) -> str:
-        return f"fixed in {self._releases}"
+        return f"fixed by {self.commit} in {self._releases}"
 
     def is_in(self, running: Version) -> bool:
         if running >= _version(self.mainline):
@@ -134,10 +134,10 @@ class KnownBug:
         _check_match(self.match)
 
     def __str__(self) -> str:
-        return "known bug"
+        return f"known bug: {self.reason}"
 
     def predict(self, running: Version) -> Prediction:
-        why = f"known bug: {self.reason} ({self.evidence})"
+        why = f"{self} ({self.evidence})"
         return Prediction(why, self.match, False, f"{running} must have a fix; make it fixed_in")
 
 

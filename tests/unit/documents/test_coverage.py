@@ -123,8 +123,10 @@ def test_a_document() -> None:
 
 
 def test_what_is_said_of_versions_is_shown() -> None:
-    one = Test("netkit", "selftests/netkit/test_it.py::test_it", {"": frozenset({DROP.id})}, ("since 6.13",))
-    assert "`test_it.py::test_it` (since 6.13)" in document({"netkit": (DROP,)}, [one], [])
+    one = Test(
+        "netkit", "selftests/netkit/test_it.py::test_it", {"": frozenset({DROP.id})}, ("since 6.13", "since 6.15")
+    )
+    assert "`test_it.py::test_it` (since 6.13; since 6.15)" in document({"netkit": (DROP,)}, [one], [])
 
 
 # -- what is read --
