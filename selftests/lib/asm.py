@@ -95,9 +95,24 @@ def atomic_fetch_add(dst: int, src: int, offset: int) -> Insn:
     return Insn(0xDB, dst, src, offset, imm=0x01)
 
 
+def jump(skip: int) -> Insn:
+    """Skip the next ``skip`` instructions."""
+    return Insn(0x05, offset=skip)
+
+
 def jump_if_not_imm(dst: int, imm: int, skip: int) -> Insn:
     """Skip the next ``skip`` instructions where ``dst`` is not ``imm``."""
     return Insn(0x55, dst, offset=skip, imm=imm)
+
+
+def jump_unless_greater(dst: int, src: int, skip: int) -> Insn:
+    """Skip the next ``skip`` instructions unless ``dst`` is greater than ``src``, both unsigned."""
+    return Insn(0xBD, dst, src, offset=skip)
+
+
+def jump_if_above_imm(dst: int, imm: int, skip: int) -> Insn:
+    """Skip the next ``skip`` instructions where ``dst`` is above ``imm``, both unsigned."""
+    return Insn(0x25, dst, offset=skip, imm=imm)
 
 
 def call(helper: int) -> Insn:

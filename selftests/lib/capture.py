@@ -17,6 +17,7 @@ from selftests.lib.rtnl import Link
 
 # include/uapi/linux/if_packet.h, linux/if_ether.h
 SOL_PACKET = 263
+PACKET_VNET_HDR = 15
 PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
 ETH_P_ALL = 3
@@ -82,18 +83,41 @@ class Capture(Closing):
         self._socket.close()
 
 
-def send(link: Link, frame: bytes, *, mark: int = 0, priority: int = 0, bypass_qdisc: bool = False) -> None:
-    """Transmit a frame through a device. Raises OSError: ENOBUFS where the transmit path answered NET_XMIT_DROP."""
+def send(
+    link: Link,
+    frame: bytes,
+    *,
+    mark: int = 0,
+    priority: int = 0,
+    bypass_qdisc: bool = False,
+    offload: bytes = b"",
+) -> None:
+    """Transmit a frame through a device. Raises OSError: ENOBUFS where the transmit path answered NET_XMIT_DROP.
+
+    ``offload`` is a struct virtio_net_hdr: what is left to the device to do (``tcp_segmentation``).
+    """
     with link.namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         if bypass_qdisc:
             sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+        if offload:
+            sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         if mark:
             sock.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
         if priority:
             sock.setsockopt(socket.SOL_SOCKET, SO_PRIORITY, priority)
         ethertype = struct.unpack_from("!H", frame, 12)[0]
         # the protocol is given with the address, so that the socket itself never receives anything
-        sock.sendto(frame, (link.name, ethertype))
+        sock.sendto(offload + frame, (link.name, ethertype))
+
+
+def tcp_segmentation(frame: bytes, size: int) -> bytes:
+    """``offload`` of a TCP segment without IP options that is longer than a packet: to be cut into ``size`` bytes each.
+
+    struct virtio_net_hdr of include/uapi/linux/virtio_net.h.
+    """
+    is_ipv6 = frame[12:14] == b"\x86\xdd"
+    transport = 14 + (40 if is_ipv6 else 20)
+    return struct.pack("<BBHHHH", 1, 4 if is_ipv6 else 1, transport + 20, size, transport, 16)
 
 
 def frame_to(target: Link, source: Link, payload: bytes) -> bytes:

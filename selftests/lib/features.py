@@ -156,8 +156,17 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "bpf_events": lambda: _configured("bpf_trace_printk() and tracepoints", "BPF_EVENTS"),
     "team": lambda: _configured("the team device", "NET_TEAM"),
     "ifb": lambda: _configured("ifb", "IFB"),
+    "vlan": lambda: _configured("VLAN devices", "VLAN_8021Q"),
     "vxlan": lambda: _configured("vxlan", "VXLAN"),
+    "act_ct": lambda: _configured("the tc action ct", "NET_ACT_CT"),
+    "esp": lambda: _configured("ESP", "INET_ESP"),
+    "sch_prio": lambda: _configured("the qdisc prio", "NET_SCH_PRIO"),
     "nft_fwd": lambda: _configured("nft fwd", "NFT_FWD_NETDEV"),
     "nft_dup": lambda: _configured("nft dup", "NFT_DUP_NETDEV"),
+    "nft_log": lambda: _configured("nft log to netlink", "NETFILTER_NETLINK_LOG"),
+    "nft_limit": lambda: _configured("nft limit", "NFT_LIMIT"),
+    "nft_fib": lambda: _configured("nft fib in family netdev", "NFT_FIB_NETDEV"),
+    "nft_reject": lambda: _configured("nft reject in family netdev", "NFT_REJECT_NETDEV"),
+    "nfnetlink_hook": lambda: _configured("the list of netfilter hooks", "NETFILTER_NETLINK_HOOK"),
 }
 """By the name that ``@pytest.mark.feature`` takes."""

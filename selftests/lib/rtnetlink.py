@@ -15,12 +15,15 @@ from selftests.lib.netns import Namespace
 from selftests.lib.rtnl import NetlinkRefused
 
 RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK = 16, 18, 19
+RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER = 36, 37, 44
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
-NLM_F_EXCL, NLM_F_CREATE = 0x200, 0x400
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLM_F_ACK_TLVS = 0x200
 
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_NUM_TX_QUEUES = 3, 18, 31
+IFLA_GSO_MAX_SIZE, IFLA_XDP, IFLA_TSO_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE = 41, 43, 59, 63
 IFLA_INFO_KIND = 1
+IFLA_XDP_FD, IFLA_XDP_FLAGS = 1, 3
 """include/uapi/linux/if_link.h"""
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -30,6 +33,7 @@ _SOL_NETLINK, _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK = 270, 1, 10, 11
 _RTNLGRP_LINK = 1
 _MESSAGE_HEADER = "<IHHII"
 _IFINFOMSG = "<BxHiII"
+_TCMSG = "<BxxxiIII"
 
 Attributes = dict[int, bytes]
 
@@ -85,6 +89,31 @@ def change_through(sock: socket.socket, message: int, *attributes: bytes, index:
         pass
 
 
+def change_tc(
+    namespace: Namespace,
+    message: int,
+    device: int,
+    *attributes: bytes,
+    parent: int,
+    handle: int = 0,
+    info: int = 0,
+    flags: int = NLM_F_CREATE | NLM_F_EXCL,
+) -> None:
+    """Add a qdisc or filter (RTM_NEWQDISC, RTM_NEWTFILTER) of a kind that pyroute2 does not know, or do what flags say.
+
+    ``info`` of a filter is its priority and protocol (TC_H_MAKE). Raises NetlinkRefused as ``change`` does.
+    """
+    body = struct.pack(_TCMSG, socket.AF_UNSPEC, device, handle, parent, info) + b"".join(attributes)
+    with open_socket(namespace) as sock:
+        request(sock, message, body, flags | NLM_F_ACK)
+
+
+def request(sock: socket.socket, message: int, body: bytes, flags: int) -> None:
+    """Send one message, of any family of netlink, and take the answer. Raises NetlinkRefused as ``change`` does."""
+    for _ in _exchange(sock, message, flags, body):
+        pass
+
+
 def links(namespace: Namespace) -> dict[int, Attributes]:
     """A dump of all devices: attributes by ifindex."""
     with open_socket(namespace) as sock:
@@ -127,6 +156,10 @@ def _talk(
     sock: socket.socket, message: int, flags: int, index: int, attributes: tuple[bytes, ...]
 ) -> Iterator[tuple[int, Attributes]]:
     body = struct.pack(_IFINFOMSG, socket.AF_UNSPEC, 0, index, 0, 0) + b"".join(attributes)
+    return _exchange(sock, message, flags, body)
+
+
+def _exchange(sock: socket.socket, message: int, flags: int, body: bytes) -> Iterator[tuple[int, Attributes]]:
     sock.send(struct.pack(_MESSAGE_HEADER, 16 + len(body), message, flags | NLM_F_REQUEST, 1, 0) + body)
     while True:
         raw = sock.recv(1 << 17)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 netkit_nla.register()
 
-# include/uapi/linux/if.h, linux/pkt_sched.h
+# include/uapi/linux/if.h, linux/if_addr.h, linux/pkt_sched.h
 IFF_NOARP = 0x80
+_IFA_F_NODAD = 0x02
 TC_H_MIN_INGRESS = 0xFFFFFFF2
 TC_H_MIN_EGRESS = 0xFFFFFFF3
 
@@ -147,6 +148,14 @@ class Rtnl:
             vxlan_port=port,
             vxlan_learning=0,
         )
+
+    def add_vlan(self, name: str, *, on: Link, number: int) -> Link:
+        """A device whose packets leave through ``on`` with a VLAN tag, up."""
+        return self._add(name, "vlan", vlan_id=number, link=on.index)
+
+    def add_collecting_vxlan(self, name: str, *, port: int = 4789) -> Link:
+        """A VXLAN device for all VNIs, which hands them on as metadata of the packets (``external``), up."""
+        return self._add(name, "vxlan", vxlan_collect_metadata=1, vxlan_port=port, vxlan_learning=0)
 
     def add_veth(self, name: str, peer: str, peer_namespace: Namespace | None = None, **attributes: Any) -> list[Link]:
         """A veth pair, both ends up, the second one in ``peer_namespace``; returns both."""
@@ -278,9 +287,11 @@ class Rtnl:
     # --- addresses, neighbours, routes -----------------------------------------------------------------------------
 
     def add_address(self, index: int, address: str) -> None:
+        """An IPv6 address is usable at once: it is not asked for whether another has it."""
         host, _, length = address.partition("/")
+        options = {"flags": _IFA_F_NODAD} if ":" in host else {}
         with self._refusals():
-            self._ip.addr("add", index=index, address=host, prefixlen=int(length))
+            self._ip.addr("add", index=index, address=host, prefixlen=int(length), **options)
 
     def add_neighbour(self, index: int, address: str, mac: bytes) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
