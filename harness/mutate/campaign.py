@@ -20,6 +20,8 @@ from harness.mutate.kept import Kept
 from harness.mutate.runner import Report
 from harness.mutate.verdicts import GOOD, KEPT, Judged, Verdict
 
+FORMAT = 1
+"""Of what is kept of a verdict."""
 ATTEMPTS = 3
 """Runs of a mutant's tests, where somebody changes the tests meanwhile."""
 OUTSIDE = "no test (the kernel complained between two)"
@@ -116,8 +118,8 @@ class Campaign:
             self._forget(mutants)
         queue = [mutant for mutant in sorted(mutants, key=_order) if not self._judged_by_header(mutant)]
         self._settle(folder for mutant in queue for folder in self._folders(mutant))
-        for mutant in queue:
-            self._check_names(mutant)
+        if errors := [error for mutant in queue for error in self._misnamed(mutant)]:
+            raise UserError("\n".join(errors))
         queue = [mutant for mutant in queue if not (self._is_red(mutant) or self._is_known(mutant))]
         self._pipeline(queue)
 
@@ -133,10 +135,13 @@ class Campaign:
         return True
 
     def _is_red(self, mutant: Mutant) -> bool:
-        red = [self.suites[folder].red for folder in self._folders(mutant) if self.suites[folder].red]
-        if red:
-            self._judge(Judged(mutant, Verdict.RED, text=f"without it, {red[0]}"))
-        return bool(red)
+        reds = self._reds(mutant)
+        if reds:
+            self._judge(Judged(mutant, Verdict.RED, text=f"without it, {reds[0]}"))
+        return bool(reds)
+
+    def _reds(self, mutant: Mutant) -> list[str]:
+        return [self.suites[folder].red for folder in self._folders(mutant) if self.suites[folder].red]
 
     def _is_known(self, mutant: Mutant) -> bool:
         kept = self._kept.get(self._name(mutant), self._key(mutant))
@@ -147,11 +152,11 @@ class Campaign:
         )
         return True
 
-    def _check_names(self, mutant: Mutant) -> None:
+    def _misnamed(self, mutant: Mutant) -> list[str]:
+        """What is wrong with the tests that a header names, a line each."""
         tests = [test for folder in self._folders(mutant) for test in self.suites[folder].results]
-        for killer in mutant.killers:
-            if tests and not any(covers(killer, test) for test in tests):
-                raise mutant.error(killer, f"there is no test {killer}")
+        gone = [killer for killer in mutant.killers if not any(covers(killer, test) for test in tests)]
+        return [str(mutant.error(killer, f"there is no test {killer}")) for killer in gone if not self._reds(mutant)]
 
     # -- the suite without a mutant ----------------------------------------------------------------------------------
 
@@ -315,15 +320,15 @@ class Campaign:
         return list(dict.fromkeys([*([own] if (self._root / own).is_dir() else []), *named]))
 
     def _name(self, mutant: Mutant) -> list[str]:
-        return ["mutant", str(mutant.path), self.base.identity]
+        return ["mutant", mutant.name, self.base.identity]
 
     def _key(self, mutant: Mutant) -> list[Any]:
         """All that a verdict depends on, besides the base."""
         suites = [self.suites[folder].contents for folder in self._folders(mutant)]
-        return [mutant.sha256, suites, self._shape, self._every]
+        return [FORMAT, mutant.sha256, suites, self._shape, self._every]
 
     def _suite_name(self, folder: str) -> list[str]:
-        return ["suite", str(self._root / folder), self.base.identity]
+        return ["suite", folder, self.base.identity]
 
 
 def _order(mutant: Mutant) -> tuple[str, tuple[str, ...], str]:
