@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import InfraError, UserError
+from harness.errors import BootError, InfraError, UserError
 from harness.events import Finding, Notice, Phase, Sink
 from harness.kernel.mutants import Mutant, covers
 from harness.model import Kernel, Result
@@ -111,7 +111,8 @@ class Campaign:
     def run(self, mutants: Sequence[Mutant], *, anew: bool = False) -> None:
         """Judge them all. ``anew``: as if nothing were known of them.
 
-        Raises UserError for a header that names a test which is not there, InfraError for a machine that fails.
+        Raises UserError for a header that names a test which is not there, BootError for a base that does not boot, and
+        InfraError for a machine that fails.
         """
         self._total = len(mutants)
         if anew:
@@ -175,8 +176,10 @@ class Campaign:
             self._events(Phase("without a mutant", ", ".join(missing)))
             running = self._runner.start(self.base, missing, self._folder / UNMUTATED, guests=self._guests)
             report = self._report(running)
-            if report.no_boot or report.error:
-                raise InfraError(f"the tests cannot be run without a mutant: {report.no_boot or report.error}")
+            if report.no_boot:
+                raise BootError(f"without a mutant, {report.no_boot}")
+            if report.error:
+                raise InfraError(f"the tests cannot be run without a mutant: {report.error}")
         for folder in missing:
             self._take(folder, now[folder], report)
 

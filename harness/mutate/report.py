@@ -14,7 +14,7 @@ from harness.errors import InfraError
 from harness.kernel.mutants import Mutant
 from harness.model import Kernel, Request, Result
 from harness.mutate.campaign import Suite
-from harness.mutate.verdicts import Judged, Verdict, exit_status, short, usual_seconds
+from harness.mutate.verdicts import Judged, Verdict, short, usual_seconds
 from harness.tables import table
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def write(
     base: Kernel,
     started: float,
     seconds: float,
+    status: int,
     left: int,
 ) -> None:
     """Leave both files in ``folder``; ``left`` mutants were not judged. InfraError when they cannot be written."""
@@ -71,7 +72,7 @@ def write(
         "started": datetime.fromtimestamp(started).astimezone().isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
         "usual_seconds": round(usual_seconds(judged), 2),
-        "exit_status": exit_status(judged),
+        "exit_status": status,
         "not_judged": left,
         "request": str(request),
         "kernel": {"identity": base.identity, "release": base.release},

@@ -19,7 +19,7 @@ from harness.mutate.report import listing, summary_line, verdicts_table, write
 from harness.mutate.runner import Runner
 from harness.mutate.verdicts import exit_status
 from harness.paths import project_root
-from harness.run import shown
+from harness.run import INTERRUPTED, shown
 
 
 def list_mutants(names: Sequence[str]) -> str:
@@ -67,8 +67,11 @@ def mutate(
         early: BaseException | None = None
         try:
             campaign.run(mutants, anew=anew)
-        except (KproofError, KeyboardInterrupt) as error:
-            early = error
+            status = exit_status(campaign.judged)
+        except KproofError as error:
+            early, status = error, error.exit_status
+        except KeyboardInterrupt as error:
+            early, status = error, INTERRUPTED
         finally:
             kernels.close()
     seconds = time.monotonic() - began
@@ -80,13 +83,14 @@ def mutate(
         base=base,
         started=started,
         seconds=seconds,
+        status=status,
         left=len(mutants) - len(campaign.judged),
     )
     print(verdicts_table(campaign.judged))
     print(summary_line(campaign.judged, seconds, shown(folder)))
     if early:
         raise early
-    return exit_status(campaign.judged)
+    return status
 
 
 def _root() -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import InfraError, UserError
+from harness.errors import BootError, InfraError, UserError
 from harness.events import Event, Finding, Notice
 from harness.kernel.mutants import find
 from harness.kernel.mutants import load as load_mutant
@@ -58,6 +58,8 @@ class World:
     broken: dict[str, Exception] = field(default_factory=dict)
     """Builds that fail, by mutant."""
     suite: dict[str, Result] = field(default_factory=lambda: dict(GREEN))
+    of_base: Report | None = None
+    """Of a base that is not what it should be."""
     base: str = "base"
 
     def add(
@@ -92,6 +94,8 @@ class World:
         asked = " ".join(re.split("/|::", test)[-1] for test in tests)
         self.log.append(f"run {kernel.identity}: {asked}{' -x' if first else ''} -n {guests}")
         if kernel.identity == self.base:
+            if self.of_base:
+                return FakeRun(self, kernel, self.of_base)
             return FakeRun(self, kernel, Report(self.suite, dict.fromkeys(self.suite, "oh"), seconds=1.0))
         waiting = self.reports.get(kernel.identity) or [good()]
         return FakeRun(self, kernel, waiting.pop(0))
@@ -313,6 +317,15 @@ def test_a_suite_that_is_red_without_a_mutant_proves_nothing(world: World) -> No
     assert world.judge()["one"].verdict is Verdict.SURVIVED
 
 
+@pytest.mark.parametrize(("report", "error"), [(Report(no_boot="panic"), BootError), (Report(error="no"), InfraError)])
+def test_a_base_on_which_no_test_can_run_ends_it(world: World, report: Report, error: type[Exception]) -> None:
+    world.add("one")
+    world.of_base = report
+    with pytest.raises(error, match="without a mutant"):
+        world.judge()
+    assert "build one" not in world.log
+
+
 def test_a_suite_in_which_nothing_passes_is_red(world: World) -> None:
     world.add("one")
     world.suite = dict.fromkeys(GREEN, Result.SKIPPED)
@@ -479,7 +492,7 @@ def test_all_is_written_down(world: World) -> None:
     campaign.run(find((), world.root))
     write(
         world.root, campaign.judged, suites=campaign.suites, request=Request(), base=kernel("base"), started=0.0,
-        seconds=9.0, left=1,
+        seconds=9.0, status=0, left=1,
     )  # fmt: skip
     facts = json.loads((world.root / "mutants.json").read_text())
     assert facts["summary"] == {"killed": 1}
