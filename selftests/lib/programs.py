@@ -37,7 +37,6 @@ SKB_INGRESS_IFINDEX = 36
 SKB_IFINDEX = 40
 SKB_CB = 48
 SKB_TSTAMP = 152
-SKB_TSTAMP = 152
 SKB_GSO_SEGS = 164
 SKB_GSO_SIZE = 176
 SKB_TSTAMP_TYPE = 180
@@ -222,6 +221,17 @@ def redirect_peer_saving_verdict(ifindex: int, flags: int, counters: int, slot: 
     ]
 
 
+def redirect_saving_verdict(ifindex: int, flags: int, counters: int, slot: int) -> Fragment:
+    """As ``redirect``, and the helper's return value (as 64 bits) goes to a slot."""
+    return [
+        asm.mov_imm(R1, ifindex),
+        asm.mov_imm(R2, flags),
+        asm.call(HELPER_REDIRECT),
+        *save_result(counters, slot),
+        asm.exit_(),
+    ]
+
+
 def change_type(packet_type: int) -> Fragment:
     """``bpf_skb_change_type(skb, packet_type)``; packet types are PACKET_… of linux/if_packet.h."""
     return [asm.mov_reg(R1, R6), asm.mov_imm(R2, packet_type), asm.call(HELPER_SKB_CHANGE_TYPE)]
@@ -245,6 +255,16 @@ def clone_redirect(ifindex: int) -> Fragment:
 def if_field(offset: int, value: int, then: Fragment) -> Fragment:
     """Run ``then`` for packets whose 32-bit context field at ``offset`` (SKB_…) is ``value`` only."""
     return [asm.load(4, R2, R6, offset), asm.jump_if_not_imm(R2, value, len(then)), *then]
+
+
+def if_at_most(counters: int, slot: int, limit: int, then: Fragment) -> Fragment:
+    """Run ``then`` as long as a slot is at most ``limit``."""
+    return [
+        *asm.map_value(R1, counters, slot * SLOT_BYTES),
+        asm.load(8, R2, R1, 0),
+        asm.jump_if_above_imm(R2, limit, len(then)),
+        *then,
+    ]
 
 
 def if_mark(mark: int, then: Fragment) -> Fragment:

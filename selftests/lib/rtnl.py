@@ -315,14 +315,16 @@ class Rtnl:
         with self._refusals():
             self._ip.tc("add", "clsact", index=link.index)
 
-    def add_filter(self, link: Link, program: Program, *, ingress: bool, priority: int = 1) -> None:
-        """A classic BPF classifier in direct-action mode."""
+    def add_filter(
+        self, link: Link, program: Program, *, ingress: bool = False, parent: int = 0, priority: int = 1
+    ) -> None:
+        """A classic BPF classifier in direct-action mode; under clsact, or under the qdisc ``parent``."""
         with self._refusals():
             self._ip.tc(
                 "add-filter",
                 "bpf",
                 index=link.index,
-                parent=TC_H_MIN_INGRESS if ingress else TC_H_MIN_EGRESS,
+                parent=parent or (TC_H_MIN_INGRESS if ingress else TC_H_MIN_EGRESS),
                 prio=priority,
                 fd=program.fd,
                 name="kproof",
