@@ -17,13 +17,10 @@ from selftests.lib import bpf, expect, hooks
 from selftests.lib.bpf import AttachType, Verdict
 from selftests.lib.capture import Capture
 from selftests.lib.netkit_nla import Mode, Policy
-from selftests.netkit.conftest import HOOKS, MakePair, Pair
+from selftests.netkit.conftest import FAMILIES, HOOKS, MODES, SENDERS, MakePair
 
 pytestmark = pytest.mark.feature("netkit")
 
-MODES = pytest.mark.parametrize("mode", [pytest.param(Mode.L2, id="L2"), pytest.param(Mode.L3, id="L3")])
-SENDERS = pytest.mark.parametrize("sender", ["primary", "peer"])
-ATTRIBUTE = {"primary": "IFLA_NETKIT_POLICY", "peer": "IFLA_NETKIT_PEER_POLICY"}
 OPTION = {"primary": "policy", "peer": "peer_policy"}
 
 
@@ -32,10 +29,7 @@ def drop(end: str) -> dict[str, Any]:
     return {OPTION[end]: Policy.DROP}
 
 
-def set_policy(pair: Pair, end: str, policy: Policy) -> None:
-    pair.primary.namespace.rtnl.change_netkit(pair.primary.index, {ATTRIBUTE[end]: policy})
-
-
+@pytest.mark.promise("policy-pass")
 @MODES
 @SENDERS
 def test_policy_pass_delivers(make_pair: MakePair, mode: Mode, sender: str) -> None:
@@ -51,6 +45,7 @@ def test_policy_pass_delivers(make_pair: MakePair, mode: Mode, sender: str) -> N
     assert source.stats.tx_bytes == len(frame.raw), "tx_bytes counts the frame with its Ethernet header"
 
 
+@pytest.mark.promise("policy-drop")
 @MODES
 @SENDERS
 def test_policy_drop_drops(make_pair: MakePair, mode: Mode, sender: str) -> None:
@@ -60,13 +55,14 @@ def test_policy_drop_drops(make_pair: MakePair, mode: Mode, sender: str) -> None
     with Capture(target) as capture:
         with expect.refusal(errno.ENOBUFS, f"a packet from the {sender} under policy drop"):
             pair.send(b"dropped", sender=sender)
-        set_policy(pair, sender, Policy.PASS)
+        pair.set_policy(sender, Policy.PASS)
         pair.send(b"fence", sender=sender)
         before_fence = capture.up_to(b"fence")
     assert not before_fence, f"expected nothing before the fence, got {before_fence[0]}"
     assert (source.stats.tx_dropped, target.stats.rx_packets) == (1, 1)
 
 
+@pytest.mark.promise("policy-direction")
 @SENDERS
 def test_policy_is_of_one_direction(make_pair: MakePair, sender: str) -> None:
     """IFLA_NETKIT_POLICY is for what the primary sends, IFLA_NETKIT_PEER_POLICY for what the peer sends."""
@@ -77,21 +73,23 @@ def test_policy_is_of_one_direction(make_pair: MakePair, sender: str) -> None:
         assert b"other way" in capture.next().raw
 
 
+@pytest.mark.promise("policy-change")
 def test_policy_changes_at_run_time(make_pair: MakePair) -> None:
     """netkit_change_link() writes the policy, and the next packet meets it: pass, drop, pass."""
     pair = make_pair()
     with Capture(pair.peer) as capture:
         pair.send(b"first")
-        set_policy(pair, "primary", Policy.DROP)
+        pair.set_policy("primary", Policy.DROP)
         with expect.refusal(errno.ENOBUFS, "a packet after the change to drop"):
             pair.send(b"second")
-        set_policy(pair, "primary", Policy.PASS)
+        pair.set_policy("primary", Policy.PASS)
         pair.send(b"third")
         frames = capture.up_to(b"third")
     assert len(frames) == 1, f"expected one packet before the third, got {len(frames)}"
     assert b"first" in frames[0].raw
 
 
+@pytest.mark.promise("policy-without-program")
 @SENDERS
 def test_attached_program_that_says_next_passes_under_policy_drop(
     make_pair: MakePair, cleanup: ExitStack, sender: str
@@ -105,6 +103,7 @@ def test_attached_program_that_says_next_passes_under_policy_drop(
         assert b"next" in capture.next().raw
 
 
+@pytest.mark.promise("policy-returns")
 def test_policy_counts_again_when_the_last_program_is_gone(make_pair: MakePair, cleanup: ExitStack) -> None:
     """netkit_xmit(): `active` is NULL again after the last detach, so policy drop drops."""
     pair = make_pair(policy=Policy.DROP)
@@ -118,6 +117,7 @@ def test_policy_counts_again_when_the_last_program_is_gone(make_pair: MakePair, 
         assert capture.pending() == []
 
 
+@pytest.mark.promise("verdict-drop")
 @pytest.mark.parametrize(
     "verdict",
     [
@@ -142,6 +142,7 @@ def test_verdict_drops_under_policy_pass(make_pair: MakePair, cleanup: ExitStack
     assert pair.primary.stats.tx_dropped == 1
 
 
+@pytest.mark.promise("verdict-pass")
 def test_pass_stops_the_chain_of_programs(make_pair: MakePair, cleanup: ExitStack, counters: bpf.Counters) -> None:
     """netkit_run(): programs run in order until one says something else than NEXT."""
     pair = make_pair()
@@ -154,6 +155,75 @@ def test_pass_stops_the_chain_of_programs(make_pair: MakePair, cleanup: ExitStac
     assert counters.read()[:3] == (1, 1, 0), "runs of the programs saying NEXT, PASS, DROP"
 
 
+@pytest.mark.promise("policy-change-of-one")
+@SENDERS
+def test_policy_of_one_end_changes_that_one_only(make_pair: MakePair, sender: str) -> None:
+    """netkit_change_link(): IFLA_NETKIT_POLICY is the primary's, IFLA_NETKIT_PEER_POLICY the peer's; told on both."""
+    other = "peer" if sender == "primary" else "primary"
+    pair = make_pair()
+    pair.set_policy(sender, Policy.DROP)
+    pair.send(b"other way", sender=other)
+    with expect.refusal(errno.ENOBUFS, f"a packet of the {sender}"):
+        pair.send(b"dropped", sender=sender)
+    mine, theirs = (end.state.data for end in pair.ends(sender))
+    assert (mine["netkit_policy"], mine["netkit_peer_policy"]) == (Policy.DROP, Policy.PASS)
+    assert (theirs["netkit_policy"], theirs["netkit_peer_policy"]) == (Policy.PASS, Policy.DROP)
+
+
+@pytest.mark.promise("policy-families")
+@MODES
+@FAMILIES
+def test_policy_is_for_every_family(make_pair: MakePair, mode: Mode, family: str) -> None:
+    """netkit_xmit() looks at no protocol: IPv4 and IPv6 pass and are dropped alike."""
+    pair = make_pair(mode)
+    with Capture(pair.peer) as capture:
+        pair.send_datagram(family, b"passed")
+        pair.set_policy("primary", Policy.DROP)
+        with expect.refusal(errno.ENOBUFS, f"a datagram of {family} under policy drop"):
+            pair.send_datagram(family, b"dropped")
+        pair.set_policy("primary", Policy.PASS)
+        pair.send_datagram(family, b"fence")
+        came = [frame.raw for frame in capture.up_to(b"fence")]
+    assert len(came) == 1, f"expected one datagram before the fence, got {len(came)}"
+    assert b"passed" in came[0]
+
+
+@pytest.mark.promise("stats")
+@SENDERS
+@FAMILIES
+def test_each_packet_is_counted_once_where_it_belongs(make_pair: MakePair, sender: str, family: str) -> None:
+    """ae1658272c64: tx at the sender, rx at the receiver, with the Ethernet header; what is dropped is no tx."""
+    pair = make_pair()
+    source, target = pair.ends(sender)
+    for _ in range(3):
+        pair.send_datagram(family, b"counted", sender=sender)
+    pair.set_policy(sender, Policy.DROP)
+    for _ in range(2):
+        with expect.refusal(errno.ENOBUFS, "a packet under policy drop"):
+            pair.send_datagram(family, b"dropped", sender=sender)
+    size = 3 * ((14 + 20 + 8 + 7) if family == "IPv4" else (14 + 40 + 8 + 7))
+    sent, received = source.stats, target.stats
+    assert (sent.tx_packets, sent.tx_bytes, sent.tx_dropped) == (3, size, 2), "tx of the sender"
+    assert (received.rx_packets, received.rx_bytes, received.rx_dropped) == (3, size, 0), "rx of the receiver"
+    assert (sent.rx_packets, sent.rx_bytes, received.tx_packets, received.tx_bytes) == (0, 0, 0, 0), "other directions"
+
+
+@pytest.mark.promise("second-program-decides")
+@pytest.mark.parametrize("sender", ["primary", "peer"])
+def test_the_second_programs_verdict_counts_where_the_first_says_next(
+    make_pair: MakePair, cleanup: ExitStack, sender: str
+) -> None:
+    """netkit_run(): the verdict is the last program's that ran; DROP of the second drops."""
+    pair = make_pair()
+    for verdict in (Verdict.NEXT, Verdict.DROP, Verdict.PASS):
+        program = cleanup.enter_context(bpf.classifier_returning(verdict))
+        cleanup.enter_context(hooks.link(program, pair.primary, HOOKS[sender]))
+    with expect.refusal(errno.ENOBUFS, "a packet that the second program drops"):
+        pair.send(b"dropped", sender=sender)
+    assert pair.ends(sender)[1].stats.rx_packets == 0
+
+
+@pytest.mark.promise("peer-down")
 def test_peer_down_receives_nothing(make_pair: MakePair) -> None:
     """netkit_xmit(): towards a peer that is down everything is dropped.
 
