@@ -17,6 +17,7 @@ from harness.pytest_plugin import kmemleak
 from harness.pytest_plugin.evidence import BEGIN, END, KERNEL_SECTION, MOST, SCAN, KernelLog, taint
 from harness.pytest_plugin.features import Lacking
 from harness.pytest_plugin.known_issues import first_match
+from harness.pytest_plugin.predictions import place_of
 
 DEFAULT_LIMIT = 60.0
 DIED = 1 << 7
@@ -113,7 +114,7 @@ class GuestSide:
         markers = [marker.args[0] for marker in item.iter_markers("expect_splat")]
         known = item.config.workerinput.get("kproof_known_issues", [])  # type: ignore[attr-defined]
         complaint, report.kproof_known = verdict(found, markers, known, complete=self.called)
-        surprises = [splat.title for splat in found if first_match([*markers, *known], splat.title) is None]
+        surprises = [place_of(splat) for splat in found if first_match([*markers, *known], splat.title) is None]
         report.kproof_complaints = list(filter(None, (*(surprises or [complaint]), trouble)))
         problem = "\n\n".join(filter(None, (complaint, trouble)))
         if problem and report.passed:

@@ -334,7 +334,7 @@ class HostSide:
 
     def _foretold(self, report: Any, title: str) -> str | None:
         """Why a guest's death was to be, if it was: by its title, or by one of the splats before it."""
-        titles = [title, *(splat.title for splat in splats(report.kproof_kernel_log))]
+        titles = [title, *map(predictions.place_of, splats(report.kproof_kernel_log))]
         return predictions.reason_of_death(self.foretold.get(report.nodeid, []), titles)
 
     @pytest.hookimpl(tryfirst=True)

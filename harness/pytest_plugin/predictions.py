@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from harness.model import Version
+from harness.model import Splat, Version
 
 MARKERS = (
     "since(version): needs at least this kernel; skipped on an older one",
@@ -178,6 +178,11 @@ def reason_of_death(told: Iterable[Sequence[str]], titles: Iterable[str]) -> str
     return next((f"predicted: {why}" for why, match in told if any(re.search(match, title) for title in every)), None)
 
 
+def place_of(splat: Splat) -> str:
+    """A splat's title with the function, which that of an oops lacks."""
+    return splat.title + (f" in {splat.function}" if splat.function and splat.function not in splat.title else "")
+
+
 class GuestPredictions:
     """In a guest: skips, judges each test's reports, and tells the host which deaths are predicted.
 
@@ -187,10 +192,12 @@ class GuestPredictions:
 
     def __init__(self, running: Version | None = None) -> None:
         self.running = running or Version.parse(os.uname().release)
-        self.met: list[Prediction] = []
-        """Those that the running test has met."""
+        self.met = False
+        """The running test has failed as it was predicted."""
         self.over = False
         """It was skipped, or has failed in another way: no pass any more."""
+        self.waiting = ""
+        """How it failed before it is known whether the kernel has died, which would be why."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -221,7 +228,7 @@ class GuestPredictions:
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
         report: Any = yield
         if report.when == "setup":
-            self.met, self.over = [], False
+            self.met, self.over, self.waiting = False, False, ""
         if predicted := predictions(item, self.running):
             self._judge(predicted, report, call)
         return report
@@ -234,26 +241,42 @@ class GuestPredictions:
         elif report.when == "teardown" and not (self.met or self.over):
             report.outcome = "failed"
             report.kproof_failed = True
-            report.longrepr = "\n".join(
-                f"predicted to {'crash' if each.crash else 'fail'} with {each.match!r}, but passed"
-                f" ({each.why}): {each.if_passed}"
-                for each in predicted
-            )
+            report.longrepr = _unmet(predicted, self.waiting)
 
     def _judge_failure(self, predicted: list[Prediction], report: Any, faults: list[str]) -> None:
-        """Each fault must be a predicted one. With ``crash`` only what the kernel died of is."""
-        died = getattr(report, "kproof_died", False)
-        able = [each for each in predicted if died or not each.crash]
-        met = [next((each for each in able if each.fits(fault)), None) for fault in faults]
-        if None in met:
+        fatal = next((each for each in predicted if each.crash), None)
+        met = _met(predicted, faults, died=getattr(report, "kproof_died", False))
+        if met and (met.crash or not self.waiting):
+            self.met = True
+        elif fatal and report.when != "teardown":
+            met, self.waiting = fatal, report.longreprtext
+        else:
             self.over = True
             expected = " or ".join(f"{each.match!r}{' and a crash' * each.crash}" for each in predicted)
             why = "; ".join(each.why for each in predicted)
             report.sections.append(("prediction", f"predicted was another failure, with {expected}: {why}"))
             return
-        self.met += [each for each in met if each]
         report.outcome = "skipped"
-        report.wasxfail = f"predicted: {self.met[0].why}"
+        report.wasxfail = f"predicted: {met.why}"
+
+
+def _met(predicted: list[Prediction], faults: list[str], *, died: bool) -> Prediction | None:
+    """Which prediction a phase's faults meet: of a kernel that died, one fault is enough, all else comes of that."""
+    if death := next((each for each in predicted if died and each.crash and any(map(each.fits, faults))), None):
+        return death
+    plain = [each for each in predicted if not each.crash]
+    found = [next((each for each in plain if each.fits(fault)), None) for fault in faults]
+    return found[0] if None not in found else None
+
+
+def _unmet(predicted: Iterable[Prediction], failure: str) -> str:
+    """What is wrong with a test that has passed, or whose ``failure`` did not come of a crash."""
+    lines = []
+    for each in predicted:
+        how = f"predicted to {'crash' if each.crash else 'fail'} with {each.match!r}"
+        what = "but failed without a crash" if failure else "but passed"
+        lines.append(f"{how}, {what} ({each.why})" + (f": {each.if_passed}" if not failure else ""))
+    return "\n".join(lines) + (f"\n\n{failure}" if failure else "")
 
 
 def _faults(report: Any, call: pytest.CallInfo[None]) -> list[str]:

@@ -12,9 +12,18 @@ import pytest
 LACKING = dict(mainline="99.0", stable={"98.1": "98.1.7"})
 COMMIT = "1d47b55b36d2"
 
+def say(*lines):
+    for line in [*lines, "---[ end trace 0 ]---"]:
+        with open("/dev/kmsg", "w") as log:
+            log.write(f"<4>{line}\\n")
+
 def warn(name):
-    with open("/dev/kmsg", "w") as log:
-        log.write(f"<4>WARNING: CPU: 0 PID: 1 at net/x.c:1 {name}+0x1/0x2\\n---[ end trace 0 ]---\\n")
+    say(f"WARNING: CPU: 0 PID: 1 at net/x.c:1 {name}+0x1/0x2")
+
+def oops(name):
+    # as in another process: the kernel lives on, tainted
+    say("BUG: kernel NULL pointer dereference, address: 0", "Oops: 0002 [#1] SMP", f"RIP: 0010:{name}+0x1/0x2")
+    open("/proc/sys/kernel/tainted", "w").write("128")
 
 def panic():
     open("/proc/sysrq-trigger", "w").write("c")
@@ -26,6 +35,11 @@ def test_panics():
 @pytest.mark.fixed_in(COMMIT, **LACKING, match="NULL pointer", crash=True)
 def test_panics_otherwise():
     panic()
+
+@pytest.mark.fixed_in(COMMIT, **LACKING, match="NULL pointer dereference.* in nk_xmit", crash=True)
+def test_lives_on():
+    oops("nk_xmit")
+    assert not "the child was killed"
 
 @pytest.mark.fixed_in(COMMIT, **LACKING, match="sysrq triggered crash", crash=True)
 def test_lives():
@@ -80,6 +94,7 @@ def test_what_is_predicted_is_xfailed_and_nothing_else(project: Project) -> None
     assert project.outcomes() == {
         "test_panics": "xfailed",
         "test_panics_otherwise": "crashed",
+        "test_lives_on": "xfailed",
         "test_lives": "failed",
         "test_panics_with_the_fix": "crashed",
         "test_panics_in_set_up": "xfailed",

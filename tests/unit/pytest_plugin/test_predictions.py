@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from harness.guest.splats import splats
 from harness.model import Outcome, Version
 from harness.pytest_plugin.phases import outcome_of
-from harness.pytest_plugin.predictions import FixedIn, GuestPredictions, KnownBug, Since, reason_of_death
+from harness.pytest_plugin.predictions import FixedIn, GuestPredictions, KnownBug, Since, place_of, reason_of_death
 
 pytest_plugins = ["pytester"]
 
@@ -239,18 +240,27 @@ def test_what_set_up_and_teardown_find_counts_too(pytester: pytest.Pytester) -> 
     ])  # fmt: skip
 
 
-def test_a_crash_is_no_failure(pytester: pytest.Pytester) -> None:
-    """A kernel that lives on after an oops has died nevertheless (taint D); after a warning it has not."""
+def test_a_failure_is_no_crash(pytester: pytest.Pytester) -> None:
+    """A kernel that lives on after an oops has died nevertheless (taint D), and all else comes of that."""
+    oops = "request.node.splats = ['BUG in nk_xmit']"
+    without = f"predicted to crash with 'in nk_xmit', but failed without a crash ({LACKS})"
     check(pytester, [
-        Case((FATAL,), "assert 0, 'in nk_xmit'", "failed", "AssertionError: in nk_xmit"),
+        Case((FATAL,), "assert 0, 'in nk_xmit'", "failed", without),
+        Case((FATAL,), "pass", "failed", without, fixture="assert 0; yield"),
         Case((FATAL,), SPLAT, "failed", "the kernel complained: WARNING in nk_xmit"),
-        Case((FATAL,), "request.node.splats = ['BUG in nk_xmit']", "xfailed", PREDICTED),
+        Case((FATAL,), oops, "xfailed", PREDICTED),
+        Case((FATAL,), f"{oops}; assert 0, 'the child is gone'", "xfailed", PREDICTED),
+        Case((FATAL,), f"{oops} + ['BUG in nk_open']", "xfailed", PREDICTED),
+        Case((FIX,), f"{oops} + ['BUG in nk_open']", "failed", "the kernel complained: BUG in nk_xmit; BUG in nk_open"),
+        Case((FATAL, FIX), "assert 0, 'no route'", "xfailed", PREDICTED),
     ])  # fmt: skip
 
 
 def test_another_failure_says_what_was_predicted(pytester: pytest.Pytester) -> None:
     (outcome,) = outcomes(pytester, [Case((FIX,), "assert 0, 'timeout'", "failed")])
     assert f"predicted was another failure, with 'no route|in nk_xmit': {LACKS}" in outcome.detail
+    (outcome,) = outcomes(pytester, [Case((FATAL,), "assert 0, 'timeout'", "failed")])
+    assert "E       AssertionError: timeout" in outcome.detail
 
 
 @pytest.mark.parametrize(("running", "fresh"), [(RUNNING, True), (Version(7, 1), False)])
@@ -258,6 +268,15 @@ def test_a_test_that_will_crash_its_guest_is_fresh(pytester: pytest.Pytester, ru
     item = pytester.getitem(f"import pytest\n\n@pytest.mark.{FATAL}\ndef test_func():\n    pass\n")
     GuestPredictions(running).pytest_collection_modifyitems([item])
     assert bool(item.get_closest_marker("fresh")) is fresh
+
+
+def test_a_splat_is_told_with_its_function() -> None:
+    oops = "BUG: kernel NULL pointer dereference, address: 0\nOops: 0002 [#1] SMP\nRIP: 0010:nk_xmit+0x1/0x2\n"
+    warning = "WARNING: CPU: 0 PID: 1 at net/x.c:1 nk_open+0x1/0x2\n---[ end trace 0 ]---\n"
+    assert list(map(place_of, splats(warning + oops))) == [
+        "WARNING in nk_open",
+        "BUG: kernel NULL pointer dereference in nk_xmit",
+    ]
 
 
 def test_a_death_is_as_predicted_by_one_of_its_titles() -> None:
