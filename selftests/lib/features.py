@@ -163,6 +163,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "sch_prio": lambda: _configured("the qdisc prio", "NET_SCH_PRIO"),
     "nft_fwd": lambda: _configured("nft fwd", "NFT_FWD_NETDEV"),
     "nft_dup": lambda: _configured("nft dup", "NFT_DUP_NETDEV"),
+    "vmap_stack": lambda: _configured("stacks with guard pages", "VMAP_STACK"),
     "nft_log": lambda: _configured("nft log to netlink", "NETFILTER_NETLINK_LOG"),
     "nft_limit": lambda: _configured("nft limit", "NFT_LIMIT"),
     "nft_fib": lambda: _configured("nft fib in family netdev", "NFT_FIB_NETDEV"),

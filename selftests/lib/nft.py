@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,18 @@ ACCEPT: Statement = {"accept": None}
 
 class NftError(Exception):
     """nft refused; the text is what it says."""
+
+
+@contextmanager
+def refusal(text: str, what: str) -> Iterator[None]:
+    """The block must raise an NftError that says ``text``; else AssertionError."""
+    refused: NftError | None = None
+    try:
+        yield
+    except NftError as error:
+        refused = error
+    assert refused is not None, f"{what}: expected {text!r}, but it was allowed"
+    assert text in str(refused), f"{what}: expected {text!r}, got {refused}"
 
 
 @cache
@@ -79,25 +92,22 @@ class Nft:
         return bytes(output).decode()
 
     def add_chain(
-        self, link: Link, *, hook: str = "egress", table: str = "kproof", chain: str = "chain", priority: int = 0
+        self,
+        link: Link | Sequence[Link],
+        *,
+        hook: str = "egress",
+        table: str = "kproof",
+        chain: str = "rules",
+        priority: int = 0,
+        policy: str = "accept",
     ) -> Chain:
-        """A base chain of family netdev on ``link``, in a table that is made if need be."""
-        where = {"family": "netdev", "table": table}
-        self.run(
-            {"add": {"table": {"family": "netdev", "name": table}}},
-            {
-                "add": {
-                    "chain": where
-                    | {
-                        "name": chain,
-                        "type": "filter",
-                        "hook": hook,
-                        "dev": link.name,
-                        "prio": priority,
-                        "policy": "accept",
-                    }
-                }
-            },
+        """A base chain of family netdev on a device or several, in a table that is made if need be."""
+        links = link if isinstance(link, Sequence) else [link]
+        devices = ", ".join(f'"{one.name}"' for one in links)
+        self.run_text(
+            f"add table netdev {table}\n"
+            f"add chain netdev {table} {chain} {{ type filter hook {hook} devices = {{ {devices} }}"
+            f" priority {priority}; policy {policy}; }}"
         )
         return Chain(self, table, chain)
 
@@ -120,6 +130,10 @@ class Chain:
 
     def add_rule(self, *statements: Statement) -> None:
         self.nft.run({"add": {"rule": self._where | {"chain": self._name, "expr": [dict(s) for s in statements]}}})
+
+    def rule(self, text: str) -> None:
+        """Add a rule in nft's own language: ``udp dport 4001 counter drop``. Raises NftError."""
+        self.nft.run_text(f"add rule netdev {self._where['table']} {self._name} {text}")
 
     def listing(self) -> list[dict[str, Any]]:
         """The chain and its rules."""

@@ -55,6 +55,24 @@ class Tap(Closing):
                     return queue + 1
         return None
 
+    def frame_with(self, marker: bytes, seconds: float = 5.0) -> bytes:
+        """The next frame from the first queue that contains ``marker``: what a wire would carry. Raises TimeoutError.
+
+        The device has no offloads: the kernel has finished checksums and cut large packets before it gives them out.
+        """
+        frames: list[bytes] = []
+
+        def look() -> bytes | None:
+            while True:
+                try:
+                    frames.append(os.read(self.fds[0], 1 << 17))
+                except BlockingIOError:
+                    return None
+                if marker in frames[-1]:
+                    return frames[-1]
+
+        return wait.until(look, f"a packet with {marker!r} from the tap", seconds)
+
     def write(self, queue: int, frame: bytes) -> None:
         """A frame comes in at a queue."""
         os.write(self.fds[queue], frame)
