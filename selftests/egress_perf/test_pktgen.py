@@ -23,6 +23,7 @@ def device(namespace: Namespace) -> Link:
     return namespace.rtnl.add_dummy("d0")
 
 
+@pytest.mark.promise("nf_egress/pktgen-loses-nothing")
 def test_without_a_chain(device: Link) -> None:
     """With no hook anywhere, all packets reach the driver."""
     report = pktgen.run(device, PACKETS)
@@ -30,7 +31,8 @@ def test_without_a_chain(device: Link) -> None:
     assert device.stats.tx_packets == PACKETS
 
 
-@pytest.mark.parametrize("rules", [0, 1, 5])
+@pytest.mark.promise("nf_egress/pktgen-loses-nothing")
+@pytest.mark.parametrize("rules", [0, 1, 5], ids=["no-rules", "one-rule", "five-rules"])
 def test_with_an_egress_chain(device: Link, rules: int) -> None:
     """With a chain of 0, 1 or 5 rules, all packets pass it, each rule counts all of them, and they reach the driver."""
     chain = device.namespace.nft.add_chain(device)
@@ -42,6 +44,7 @@ def test_with_an_egress_chain(device: Link, rules: int) -> None:
     assert device.stats.tx_packets == PACKETS
 
 
+@pytest.mark.promise("nf_egress/per-device")
 def test_chain_of_another_device(device: Link) -> None:
     """With the hook in use elsewhere (its static key is on), this device's packets are neither seen nor lost."""
     other = device.namespace.rtnl.add_dummy("d1")
@@ -51,6 +54,7 @@ def test_chain_of_another_device(device: Link) -> None:
     assert (chain.packets, device.stats.tx_packets) == (0, PACKETS)
 
 
+@pytest.mark.promise("nf_egress/pktgen-start-xmit")
 def test_start_xmit_passes_the_hook_by(device: Link) -> None:
     """Mode start_xmit hands packets to the driver: not a way that the hook is on."""
     chain = device.namespace.nft.add_chain(device)
