@@ -189,16 +189,15 @@ class Archive:
         Raises as ``find`` and ``fetch`` do.
         """
         offers = self.find(wanted, update=update)
-        for offer, older in pairwise([*offers, None]):
+        for offer, older in pairwise(offers):
             try:
                 self.fetch(offer)
             except GoneError as error:
-                if older is None:
-                    raise
                 self._events(Notice(f"{error.listed}, but its file is gone; taking {older.version}"))
             else:
                 return offer
-        raise AssertionError("find returned nothing")
+        self.fetch(offers[-1])
+        return offers[-1]
 
     def find(self, wanted: str, *, update: bool) -> list[Offer]:
         """The offers for a series, a release or a Debian version, newest first, of the first suites that have any.
