@@ -263,7 +263,8 @@ class Campaign:
                 verdict = Judged(hand.mutant, Verdict.NOT_RUN, text="the tests are being changed all the time")
         finally:
             self._kernels.discard(hand.kernel)
-        self._judge(replace(verdict, build_seconds=hand.build_seconds))
+        if not self._is_red(hand.mutant):  # by a change of the tests since they were green
+            self._judge(replace(verdict, build_seconds=hand.build_seconds))
 
     def _verdict(self, hand: _InHand) -> Judged:
         mutant = hand.mutant

@@ -14,7 +14,6 @@ from harness.kernel.mutants import find
 from harness.model import Request
 from harness.mutate.campaign import Campaign
 from harness.mutate.kept import Kept, contents
-from harness.mutate.kernels import Kernels
 from harness.mutate.report import listing, summary_line, verdicts_table, write
 from harness.mutate.runner import Runner
 from harness.mutate.verdicts import exit_status
@@ -42,6 +41,7 @@ def mutate(
     ``shape``: options of ``kproof run`` that say what guests are like. Raises KproofError for what ended it early, and
     KeyboardInterrupt; what is known until then is shown and written, too.
     """
+    from harness.mutate.kernels import Kernels
     from harness.pytest_plugin.results import open_folder, run_folder
 
     root = _root()

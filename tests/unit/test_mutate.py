@@ -432,6 +432,21 @@ def test_tests_that_are_changed_while_they_run_run_again(world: World) -> None:
     assert sum(isinstance(event, Notice) for event in world.events) == 2
 
 
+def test_tests_that_are_changed_and_red_by_then_kill_nothing(world: World) -> None:
+    world.add("one")
+    start = world.start
+
+    def edit(kernel: Kernel, tests: Sequence[str], folder: Path, *, guests: int, first: bool = False) -> FakeRun:
+        if kernel.identity == "one":
+            (world.root / "selftests/netkit/test_a.py").write_text("broken")
+            world.suite[TEST_A] = Result.FAILED
+        return start(kernel, tests, folder, guests=guests, first=first)
+
+    world.reports["one"] = [kills(TEST_A), kills(TEST_A)]
+    world.start = edit  # type: ignore[method-assign]
+    assert world.judge()["one"].verdict is Verdict.RED
+
+
 def test_the_hash_of_tests_leaves_other_folders_out(tmp_path: Path) -> None:
     for name in ("selftests/a/x.py", "selftests/b/x.py", "selftests/lib/x.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
