@@ -30,11 +30,18 @@ class Tun(Closing):
         """An IP packet comes in at the device."""
         os.write(self._fd, packet)
 
-    def next(self, seconds: float = 5.0) -> bytes:
-        """The next IP packet that leaves through the device. Raises TimeoutError."""
-        if not wait.readable(self._fd, seconds):
-            raise TimeoutError(f"no packet left through {self.link.name}")
-        return os.read(self._fd, 1 << 17)
+    def packet_with(self, marker: bytes, seconds: float = 5.0) -> bytes:
+        """The next IP packet that leaves through the device and contains ``marker``. Raises TimeoutError."""
+        return wait.until(lambda: self._find(marker), f"a packet with {marker!r} to leave through the tun", seconds)
+
+    def _find(self, marker: bytes) -> bytes | None:
+        while True:
+            try:
+                packet = os.read(self._fd, 1 << 17)
+            except BlockingIOError:
+                return None
+            if marker in packet:
+                return packet
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -29,6 +29,7 @@ LARGEST = 65535 - 14
 
 
 @pytest.mark.promise("no-mtu-check")
+@pytest.mark.fixed_in("5f7d57280c19", mainline="5.12", match="no datagram came")
 @KINDS
 @FAMILIES
 def test_larger_than_the_mtu(make_way: MakeWay, kind: str, addresses: Addresses) -> None:

@@ -137,10 +137,9 @@ def test_tcx_egress_of_the_host_end_is_passed_by(make_way: MakeWay, counters: Co
 @pytest.mark.promise("host-end-passed-by")
 @KINDS
 def test_nft_egress_of_the_host_end_is_passed_by(make_way: MakeWay, kind: str) -> None:
-    """A netdev egress chain on the host's end does not see the packet.
+    """A netdev egress chain on the host's end does not see the packet; what the host itself sends there, it does.
 
-    Nor does it with bpf_redirect(), which sets nf_skip_egress (42df6e1d221d): what the pod sends back shows that the
-    chain works, when the host sends by a packet socket.
+    bpf_redirect() is no counterexample: tc's redirects are not classified either (nf_skip_egress, 42df6e1d221d).
     """
     way = make_way(kind)
     way.to_pod()
