@@ -156,6 +156,27 @@ def test_attach_refuses(attached: Attached, way: str, flags: int, relative: str,
     assert attached.hook.query() == before, "a refused attachment changed the hook"
 
 
+@pytest.mark.promise("unknown-link-flags")
+@pytest.mark.known_bug(
+    "LINK_CREATE at tcx and netkit takes flags that nobody knows beside one that says where",
+    evidence="link_create() checks no flags, and bpf_mprog_attach() looks at others only where no place is said",
+    match="an unknown flag beside BEFORE: expected EINVAL .*, but it was allowed",
+)
+@ONE_OF_EACH
+def test_unknown_flag_of_a_link_is_refused(hook: Hook, load: Load) -> None:
+    """BPF_F_ATTACH_MASK_MPROG: PROG_ATTACH takes the flags that there are and no other, and so should a link."""
+    with expect.refusal(errno.EINVAL, "an unknown flag beside BEFORE"):
+        hook.link(load(), flags=Flags.BEFORE | 1 << 20).close()
+
+
+@pytest.mark.promise("unknown-attach-flags")
+@ONE_OF_EACH
+def test_unknown_flag_of_a_program_is_refused(hook: Hook, load: Load) -> None:
+    """BPF_F_ATTACH_MASK_MPROG: EINVAL, also beside a flag that says where."""
+    with expect.refusal(errno.EINVAL, "an unknown flag beside BEFORE"):
+        hook.attach(load(), flags=Flags.BEFORE | 1 << 20)
+
+
 @pytest.mark.promise("relative-must-be-here")
 @ONE_OF_EACH
 def test_relative_link_must_be_of_this_hook(hook: Hook, load: Load, namespace: Namespace, cleanup: ExitStack) -> None:
