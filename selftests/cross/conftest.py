@@ -76,10 +76,7 @@ class Way:
 
     def chain(self, device: Link, *rules: str, hook: str = "egress", name: str = "rules") -> Chain:
         """A base chain of a device, by default at egress."""
-        made = device.namespace.nft.add_chain(device, hook=hook, chain=name)
-        for rule in rules:
-            made.rule(rule)
-        return made
+        return device.namespace.nft.add_chain(device, hook=hook, chain=name, rules=rules)
 
     def program(self, device: Link, hook: int, *fragments: Fragment) -> None:
         """Link a program for the rest of the test."""

@@ -100,15 +100,21 @@ class Nft:
         chain: str = "rules",
         priority: int = 0,
         policy: str = "accept",
+        rules: Sequence[str] = (),
     ) -> Chain:
-        """A base chain of family netdev on a device or several, in a table that is made if need be."""
+        """A base chain of family netdev on a device or several, in a table that is made if need be.
+
+        ``rules`` are in nft's own language; all of it is one transaction, which takes half the time of several.
+        """
         links = link if isinstance(link, Sequence) else [link]
         devices = ", ".join(f'"{one.name}"' for one in links)
-        self.run_text(
-            f"add table netdev {table}\n"
+        commands = [
+            f"add table netdev {table}",
             f"add chain netdev {table} {chain} {{ type filter hook {hook} devices = {{ {devices} }}"
-            f" priority {priority}; policy {policy}; }}"
-        )
+            f" priority {priority}; policy {policy}; }}",
+            *(f"add rule netdev {table} {chain} {rule}" for rule in rules),
+        ]
+        self.run_text("\n".join(commands))
         return Chain(self, table, chain)
 
     def tables(self) -> set[str]:

@@ -73,10 +73,7 @@ class Sender:
 
     def chain(self, *rules: str, device: Link | None = None, name: str = "rules") -> Chain:
         """A base chain at an egress hook, by default the sender's own."""
-        made = self.namespace.nft.add_chain(device or self.device, chain=name)
-        for rule in rules:
-            made.rule(rule)
-        return made
+        return self.namespace.nft.add_chain(device or self.device, chain=name, rules=rules)
 
     def program(self, hook: int, *fragments: Fragment, device: Link | None = None) -> None:
         """Link a tcx program for the rest of the test."""
