@@ -17,6 +17,7 @@ from selftests.lib import asm, bpf, programs
 from selftests.lib.bpf import AttachType, ProgType
 from selftests.lib.netns import Namespace
 from selftests.lib.rtnl import NetlinkRefused
+from selftests.lib.txqueues import RESELECTION
 
 
 @cache
@@ -54,6 +55,18 @@ def netkit() -> str | None:
             namespace.rtnl.add_netkit("nk0", "nk1", up=False)[0].delete()
         except NetlinkRefused as error:
             return _lacks("netkit", "NETKIT", error)
+    return None
+
+
+def netkit_queues() -> str | None:
+    """netkit with several transmit queues; since queues can be leased there is one (NETKIT_NUM_TX_QUEUES_MAX)."""
+    if lacking := netkit():
+        return lacking
+    with Namespace.create("probe") as namespace:
+        try:
+            namespace.rtnl.add_netkit("nk0", "nk1", up=False, data={"num_tx_queues": 2})[0].delete()
+        except NetlinkRefused:
+            return f"netkit of kernel {os.uname().release} has one transmit queue"
     return None
 
 
@@ -131,6 +144,16 @@ def ip_xps() -> str | None:
     return f"the guest's ip lacks xps: {version}"
 
 
+def idle_datagrams_move() -> str | None:
+    """A connected datagram socket chooses its queue anew when nothing of it is in flight, as TCP always did."""
+    return None if RESELECTION.exists() else f"datagram sockets of kernel {os.uname().release} keep their queue"
+
+
+def idle_datagrams_stay() -> str | None:
+    """A connected datagram socket keeps its queue as long as its route."""
+    return f"idle datagram sockets of kernel {os.uname().release} choose anew" if RESELECTION.exists() else None
+
+
 def two_processors() -> str | None:
     """Two processors to send from (``kproof run --cpus 2``)."""
     count = len(os.sched_getaffinity(0))
@@ -139,6 +162,7 @@ def two_processors() -> str | None:
 
 PROBES: dict[str, Callable[[], str | None]] = {
     "netkit": netkit,
+    "netkit_queues": netkit_queues,
     "tcx": tcx,
     "redirect_peer": redirect_peer,
     "netns_cookie": netns_cookie,
@@ -147,6 +171,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "xps_bpf_mprog": xps_bpf_mprog,
     "ip_xps": ip_xps,
     "two_processors": two_processors,
+    "idle_datagrams_move": idle_datagrams_move,
+    "idle_datagrams_stay": idle_datagrams_stay,
     "pktgen": lambda: _configured("pktgen", "NET_PKTGEN"),
     "sk_msg": lambda: _configured("sk_msg programs", "BPF_STREAM_PARSER"),
     "clsact": lambda: _configured("clsact with BPF classifiers", "NET_CLS_BPF"),

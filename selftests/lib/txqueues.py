@@ -95,12 +95,15 @@ def processors() -> int:
     return os.sysconf("SC_NPROCESSORS_CONF")
 
 
+RESELECTION = Path("/proc/sys/net/core/txq_reselection_ms")
+"""Came with ooo_okay for all sockets that have no packet in a queue of the host (skb_set_owner_w())."""
+
+
 def never_reselect(namespace: Namespace) -> None:
-    """A flow keeps its queue however long it lives, where the kernel would have it choose anew after a second."""
+    """A flow in flight keeps its queue however long, where the kernel would have it choose anew after a second."""
     with namespace.entered():
-        path = Path("/proc/sys/net/core/txq_reselection_ms")
-        if path.exists():
-            path.write_text("0")
+        if RESELECTION.exists():
+            RESELECTION.write_text("0")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ INT_MAX, INT_MIN = 0x7FFFFFFF, -0x80000000
 WAYS = pytest.mark.parametrize("way", ["link", "netlink"])
 """How a program is attached."""
 
-NETKIT = pytest.param("netkit", marks=pytest.mark.feature("netkit"))
+NETKIT = pytest.param("netkit", marks=pytest.mark.feature("netkit_queues"))
 KINDS = pytest.mark.parametrize("kind", ["dummy", "veth", NETKIT, "tap"])
 
 NEIGHBOUR_MAC = b"\x02\0\0\0\x08\x02"

@@ -181,9 +181,9 @@ def test_map_that_is_set_later_comes_after_as_well(make_device: MakeDevice, load
         assert device.queue() == 1, "by the program, the map is gone"
 
 
+@pytest.mark.feature("idle_datagrams_stay")
 def test_connected_socket_keeps_its_queue(host: Device, load: Load) -> None:
     """sk_tx_queue: a connected UDP socket's flow stays where it is when the program changes; a new socket's moves."""
-    txqueues.never_reselect(host.namespace)
     with host.namespace.socket() as flow:
         flow.connect(("10.8.0.2", 9))
 
@@ -199,6 +199,19 @@ def test_connected_socket_keeps_its_queue(host: Device, load: Load) -> None:
         assert send(b"third;") == 1, "the flow's queue after the program went"
         flow.connect(("10.8.0.2", 10))
         assert send(b"fourth;") == 3, "the queue after the socket chose its route anew, by XPS"
+
+
+@pytest.mark.feature("idle_datagrams_move")
+def test_idle_connected_socket_moves(host: Device, load: Load) -> None:
+    """skb->ooo_okay of skb_set_owner_w(): a UDP socket with no packet in a queue asks again; none can be overtaken."""
+    txqueues.never_reselect(host.namespace)
+    with host.namespace.socket() as flow, Attachment("link", load(1), host.link) as attachment:
+        flow.connect(("10.8.0.2", 9))
+        flow.send(b"first;")
+        assert host.seen.of(b"first;")[0] == 1
+        attachment.replace(load(2))
+        flow.send(b"second;")
+        assert host.seen.of(b"second;")[0] == 2, "the flow's queue after the program changed"
 
 
 def test_idle_tcp_connection_moves(new_namespace: Callable[..., Namespace], cleanup: ExitStack, load: Load) -> None:
