@@ -32,10 +32,10 @@ def assert_all_differ(cookies: Iterable[int]) -> None:
 
 @pytest.mark.promise("never-again")
 def test_is_not_used_again(namespace: Namespace) -> None:
-    """A namespace that is gone does not pass its cookie on: a hundred in a row, and two that live, differ."""
+    """A namespace that is gone does not pass its cookie on: sixty in a row, and two that live, differ."""
     with Namespace.current() as initial:
         living = [initial.cookie, namespace.cookie]
-    (made,) = churn.cookies(100)
+    (made,) = churn.cookies(60)
     assert_all_differ(living + made)
 
 
