@@ -306,8 +306,9 @@ def test_rounds_under_traffic(device: Device, cleanup: ExitStack, counters: bpf.
 
 @KINDS
 def test_devices_that_go_under_traffic(namespace: Namespace, kind: str) -> None:
-    """30 devices go, with a program either way, while packets leave through them: no splat, and nothing is left."""
-    for number in range(30):
+    """Devices go, with a program either way, while packets leave through them: no splat, and nothing is left."""
+    # of a tap's 256 queues each qdisc has a lock of its own kind, which lockdep forgets after a grace period each
+    for number in range(8 if kind == "tap" else 30):
         with ExitStack() as stack:
             link = add_link(namespace, kind, 2, stack)
             with bpf.filter_returning(1) as program:
