@@ -65,6 +65,11 @@ class Project:
     def command(self) -> list[str]:
         return ["run", "--kernel", f"kernel:{self.kernel.identity}", *self.options]
 
+    def pytest_command(self) -> list[str]:
+        """The same for pytest itself, which has names of its own for what guests are like."""
+        options = ("--guest-cpus" if word == "--cpus" else word for word in self.options)
+        return ["pytest", "--kernel", f"kernel:{self.kernel.identity}", *options]
+
     @property
     def latest(self) -> Path:
         return self.folder / "results" / "latest"

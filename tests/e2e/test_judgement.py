@@ -110,7 +110,7 @@ def test_too_many_skips_and_nothing_that_passed_are_red(project: Project) -> Non
     assert "--max-skips 2" in (project.latest / "repro.sh").read_text()
 
     # pytest by itself: the same run, the same exit status
-    status, output = project.call("pytest", *project.command()[1:], "-n", "1", "-k", "skip", ".")
+    status, output = project.call(*project.pytest_command(), "-n", "1", "-k", "skip", ".")
     assert status == 1, output
     line = "not one test passed (3 skipped): such a run is never green"
     assert f"kproof: {line}" in output.splitlines()
