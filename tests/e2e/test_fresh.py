@@ -185,7 +185,7 @@ def test_whatever_becomes_of_fresh_tests_each_has_one_outcome(project: Project, 
 def test_fresh_for_all_makes_one_guest_per_test(project: Project) -> None:
     """By pytest's own command, and the run can be repeated: the script says --fresh, too."""
     project.write("test_it.py", "import pytest\n\n@pytest.mark.parametrize('n', range(5))\ndef test_it(n):\n    pass\n")
-    status, output = project.call("pytest", *project.command()[1:], "-n", "2", "--fresh", "test_it.py")
+    status, output = project.call(*project.pytest_command(), "-n", "2", "--fresh", "test_it.py")
     assert status == 0, output
     assert "5 passed" in output
     assert len(set(guests(project).values())) == 5

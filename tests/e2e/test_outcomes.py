@@ -69,7 +69,7 @@ def test_every_kind_of_outcome_is_told_apart(project: Project) -> None:
 def test_pytest_by_itself_runs_in_guests_too(project: Project) -> None:
     """``pytest --kernel RECIPE -n 2 DIR`` works without our command line."""
     project.write("test_it.py", "import os\n\ndef test_it():\n    assert os.path.exists('/proc/sysrq-trigger')\n")
-    status, output = project.call("pytest", *project.command()[1:], "-n", "2", ".")
+    status, output = project.call(*project.pytest_command(), "-n", "2", ".")
     assert status == 0, output
     assert "1 passed" in output
     assert project.outcomes() == {"test_it": "passed"}
