@@ -64,8 +64,9 @@ MOUNTS = (
 # An NMI from the host makes a kernel that does nothing else any more say where it is. And the markers that cut its log
 # must not be dropped, as the kernel does with what user space writes in quick succession.
 SYSCTLS = {"unknown_nmi_panic": "1", "printk_devkmsg": "on"}
+# Only the first processor gets that NMI: a panic shall have the others tell as well (PANIC_PRINT_ALL_CPU_BT, 5.17).
 # Where the kernel has a detector for tasks that hang, it shall speak before a test's limit (60 s) is over.
-SYSCTLS_IF_THERE = {"hung_task_timeout_secs": "30", "hung_task_check_interval_secs": "10"}
+SYSCTLS_IF_THERE = {"panic_print": "64", "hung_task_timeout_secs": "30", "hung_task_check_interval_secs": "10"}
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

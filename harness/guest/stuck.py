@@ -15,6 +15,7 @@ _BLOCKED = re.compile(r"task:(?P<task>.{1,16}?) +state:D (?P<trace>.*?)(?=task:|
 # a frame, or where registers say that the processor was; "? " marks a guess
 _PLACE = re.compile(r"^(?:\[ *[\d.]+\])?(?:\[ *\w+\])? *(?:RIP: 0010:|pc : )?(?P<fn>[A-Za-z_]\w*)[\w.]*\+0x", re.M)
 _NMI = re.compile(r"Kernel panic - not syncing: NMI.*?\n(?P<trace>.*)", re.S)
+_ANOTHER = re.compile(r"NMI backtrace for cpu \d+")  # lib/nmi_backtrace.c: of the processors that did not get the NMI
 _NMI_ENTRY = re.compile(r"(?:default_do|exc|end_repeat|asm_exc)_nmi")
 
 
@@ -22,7 +23,7 @@ def where_stuck(during: str, asked: str) -> str:
     """What the kernel said ``during`` a test that hangs names the cause, or else the answers to what it was ``asked``.
 
     First comes what its own detectors found; then any other trouble that it told; then a task that sleeps
-    uninterruptibly (sysrq-w); then the function that an NMI interrupted, unless that was idle. Empty: no word of it.
+    uninterruptibly (sysrq-w); then the function in which an NMI found a processor that was not idle. Empty: no word of it.
 
     >>> where_stuck("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [python:1]\\nRIP: 0010:netkit_xmit+0x2/0x10", "")
     'BUG: soft lockup in netkit_xmit'
@@ -35,8 +36,9 @@ def where_stuck(during: str, asked: str) -> str:
         if place := _place(task["trace"]):
             return f"task {task['task']} blocked in {place}"
     nmi = _NMI.search(asked)
-    if nmi and (place := _place(nmi["trace"])) and not _IDLE.fullmatch(place):
-        return f"in {place}"
+    for trace in _ANOTHER.split(nmi["trace"]) if nmi else ():
+        if (place := _place(trace)) and not _IDLE.fullmatch(place):
+            return f"in {place}"
     return ""
 
 

@@ -174,18 +174,20 @@ class Watch:
             guest.control.sendall(b"dump\n")
             self._until_quiet(guest, limit)
             hang.registers = registers_and_nmi(guest, limit)
-            self._until_quiet(guest, limit)
+            # A panic ends QEMU. It says nothing before it has stopped the other processors, for which it waits a second
+            # where one of them has its interrupts off (native_stop_other_cpus() in arch/x86/kernel/smp.c).
+            self._until_quiet(guest, limit, quiet=limit)
         except (OSError, InfraError) as error:
             hang.registers = f"QEMU was asked for registers and an NMI, and did not answer: {error}"
 
-    def _until_quiet(self, guest: Guest, limit: float) -> None:
+    def _until_quiet(self, guest: Guest, limit: float, *, quiet: float = QUIET) -> None:
         """Wait until the console has not grown for a while, the guest has ended, or the limit."""
         end = time.monotonic() + limit
         size, since = -1, time.monotonic()
         while time.monotonic() < end and guest.process.poll() is None and not self._stop.wait(0.05):
             if (now := guest.console.stat().st_size) != size:
                 size, since = now, time.monotonic()
-            elif time.monotonic() - since > QUIET:
+            elif time.monotonic() - since > quiet:
                 return
 
 

@@ -61,6 +61,12 @@ RSP: 0018:ffff888000af7e28 EFLAGS: 00000282
  netkit_link_attach+0x10/0x20
  </TASK>
 """
+ANOTHER = """
+Sending NMI from CPU 0 to CPUs 1:
+NMI backtrace for cpu 1
+CPU: 1 UID: 0 PID: 81 Comm: init Not tainted 6.12.117 #1
+RIP: 0010:netkit_forever+0x3/0x10
+"""
 
 
 @pytest.mark.parametrize(
@@ -71,6 +77,7 @@ RSP: 0018:ffff888000af7e28 EFLAGS: 00000282
         (SOFT_LOCKUP, NMI.format(rip="0010:other+0x1/0x2"), "BUG: soft lockup in netkit_xmit"),
         (WARNING + SOFT_LOCKUP, "", "BUG: soft lockup in netkit_xmit"),
         (WARNING, BLOCKED, "WARNING in netif_rx"),
+        ("", NMI.format(rip="0010:default_idle+0xf/0x20") + ANOTHER, "in netkit_forever"),
         ("", BLOCKED + NMI.format(rip="0010:default_idle+0xf/0x20"), "task init blocked in netkit_release_all"),
         ("", BLOCKED.replace("\ntask", "\n[   12.345678][  T42] task"), "task init blocked in netkit_release_all"),
         ("", NMI.format(rip="0010:netkit_loop+0x2/0x10"), "in netkit_loop"),
