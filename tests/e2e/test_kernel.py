@@ -95,7 +95,7 @@ def test_the_debug_flavours_are_accepted_whole(kernel: Kernel, flavour: str) -> 
     with located.building(ignore):
         with located.writing(ignore):
             tree = located.prepare(ignore)
-            tree.switch(())
+            tree.switch(recipe.patches)
         bench = Bench(tree, recipe, own=False, ccache=Layout.default().ccache, events=ignore)
         proof = bench.configure(io.BytesIO())
     assert set(recipe.settings) <= set(proof)
