@@ -23,6 +23,7 @@ from typing import Self
 from selftests.lib import wait
 
 _ENTRY = 16
+_INT3 = b"\xcc"
 _SITE = 5
 """The longest patched instruction, of x86: a near jump."""
 
@@ -190,12 +191,25 @@ class Key:
         return cls(f"{array}[{index}]", symbol(array) + 16 * index)
 
     def state(self) -> State:
+        """The key now; while its sites are being patched, a moment later. Raises TimeoutError where that never ends."""
         (enabled,) = struct.unpack("<i", read_memory(self.address, 4))
-        return State(enabled, tuple(Site(at, read_memory(at, _SITE)) for at in _sites_of(self.address)))
+        return State(enabled, tuple(Site(at, _patched(at)) for at in _sites_of(self.address)))
 
     def await_off(self) -> None:
         """Wait for what uses the key to be gone: a namespace's end frees its users in the background."""
         wait.until(lambda: self.state().is_off, f"{self.name} to be off: {self.state()}")
+
+
+def _patched(address: int) -> bytes:
+    """The instruction at a jump site. x86 writes a breakpoint over its first byte for as long as it writes the rest
+    (text_poke_bp_batch() in arch/x86/kernel/alternative.c), on another processor, for instance.
+    """
+
+    def whole() -> bytes | None:
+        instruction = read_memory(address, _SITE)
+        return None if platform.machine() == "x86_64" and instruction.startswith(_INT3) else instruction
+
+    return wait.until(whole, f"the patching of {address:#x} to end")
 
 
 @cache
