@@ -101,8 +101,15 @@ def test_program_type_has_it_since(kind: Kind) -> None:
         kind.load(*OF_CONTEXT)
 
 
+TRACING = {"kprobe", "tracepoint", "perf_event", "raw_tracepoint"}
+NEEDS_EVENTS = pytest.mark.feature("bpf_events")
+
+
 @pytest.mark.promise("load-matrix")
-@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.title) for kind in HAVE_NOT])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, id=kind.title, marks=NEEDS_EVENTS if kind.title in TRACING else ()) for kind in HAVE_NOT],
+)
 def test_program_type_lacks_it(kind: Kind) -> None:
     """A type without the helper: the program loads, and with a call of the helper in it, it does not."""
     kind.load()
