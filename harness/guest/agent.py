@@ -98,7 +98,7 @@ def init() -> None:
 
 def supervise() -> None:
     """Run the channel's Python as a child, be the parent of all orphans, and say on the console how it ended."""
-    _prepare()
+    prepare()
     child = os.fork()
     if not child:
         serve()
@@ -178,7 +178,8 @@ def serve() -> None:
         os._exit(status)
 
 
-def _prepare() -> None:
+def prepare() -> None:
+    """What a guest must have before anything works: file systems, sysctls, loopback."""
     for kind, place, options in MOUNTS:
         os.makedirs(place, exist_ok=True)
         if not _is_mounted(kind, place):

@@ -143,7 +143,7 @@ def _files(ours: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
         yield str(path), path
     for name, path in ours.items():
         yield f"{PROGRAM_FOLDERS[0]}/{name}", path
-    for library in _shared_libraries([*programs.values(), *ours.values(), interpreter, *extensions, *shared]):
+    for library in shared_libraries([*programs.values(), *ours.values(), interpreter, *extensions, *shared]):
         yield str(library), library
     for path in _walk(stdlib):
         yield str(path), path
@@ -200,7 +200,7 @@ def _site_packages() -> Iterator[tuple[str, Path]]:
                 yield str(file), path
 
 
-def _shared_libraries(binaries: Iterable[Path]) -> list[Path]:
+def shared_libraries(binaries: Iterable[Path]) -> list[Path]:
     """The closure of shared libraries, as ``ldd`` resolves it, with the loader itself and LIBRARIES."""
     output = subprocess.run(
         ["ldd", *map(str, binaries)], capture_output=True, text=True, check=False, env={"LC_ALL": "C", **os.environ}

@@ -137,7 +137,7 @@ def launch(spec: GuestSpec, name: str) -> Guest:
                 pass_fds=fds,
                 # out of the terminal's reach: Ctrl-C is ours to handle
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with(os.getpid()),
             )
         except FileNotFoundError:
             raise InfraError(f"{command[0]} is missing; run: apt install qemu-system-x86") from None
@@ -231,7 +231,7 @@ def require_qemu() -> None:
         raise InfraError(f"{machine.qemu_program()} is missing; run: apt install qemu-system-x86")
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """For the child between fork and exec: get SIGKILL when the parent is gone, however it went (prctl(2))."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 

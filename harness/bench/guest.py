@@ -1,0 +1,133 @@
+"""Process 1 of a guest that counts: mounts what is needed, measures every row of a benchmark, tells it, powers off.
+
+All of it, the job included, is in the initramfs; nothing from the host reaches the guest while it counts. The job is
+``JOB``, JSON: ``{"benchmark": MODULE, "symbols": PATH, "repeat": 1}``. What came of it is one line of JSON on the second serial
+port, at the very end:
+
+    {"release": …, "rows": [{"name": …, "samples": [[COUNT, NS], …], "keys": {NAME: [BEFORE, DURING, AFTER]}}, …]}
+    {"refused": REASON}, or {"error": TRACEBACK}
+
+A row that the kernel cannot do has ``absent``, a reason, and no samples. A state of a key is a list of its sites,
+``[ADDRESS, INSTRUCTION]``, both hexadecimal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib
+import json
+import os
+import struct
+import termios
+import traceback
+import tty
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.guest import agent
+
+if TYPE_CHECKING:
+    from selftests.bench.benchmark import Benchmark, Row
+    from selftests.lib.static_key import Key
+
+JOB = Path("/kproof/job.json")
+REPORT = "/dev/ttyS1"
+WARM_UP = 3
+"""Runs before those that count: they fill caches of the kernel's allocator."""
+
+_RNDADDENTROPY = 0x40085203
+"""random(4), for a pointer of int, int and bytes."""
+
+
+def main() -> None:
+    """Does not return: the guest powers off."""
+    try:
+        report = _report()
+    except BaseException:
+        report = {"error": traceback.format_exc()}
+    try:
+        _tell(report)
+    finally:
+        ctypes.CDLL(None).reboot(agent.RB_POWER_OFF)
+
+
+def _report() -> dict[str, Any]:
+    agent.prepare()
+    _seed()
+    job = json.loads(JOB.read_text())
+    os.environ[static_key.SYMBOLS] = job["symbols"]
+    from selftests.bench.benchmark import Refused
+    from selftests.lib import static_key
+    from selftests.lib.features import PROBES
+
+    benchmark: Benchmark[Any] = importlib.import_module(job["benchmark"]).BENCHMARK
+    for feature in benchmark.needs:
+        if reason := PROBES[feature]():
+            return {"refused": reason}
+    try:
+        with benchmark.scene() as scene:
+            rows = [_measure(benchmark, scene, row) for row in benchmark.rows]
+    except Refused as error:
+        return {"refused": str(error)}
+    return {"release": os.uname().release, "rows": rows}
+
+
+def _measure(benchmark: Benchmark[Any], scene: Any, row: Row[Any]) -> dict[str, Any]:
+    from selftests.bench.benchmark import Refused
+    from selftests.lib.features import PROBES
+
+    for feature in row.needs:
+        if reason := PROBES[feature]():
+            return {"name": row.name, "absent": reason}
+    keys = _known(benchmark)
+    before = [_sites(key) for key in keys]
+    try:
+        with row.state(scene):
+            during = [_sites(key) for key in keys]
+            for size in benchmark.sizes[-WARM_UP:]:
+                benchmark.run(scene, row, size)
+            samples = [benchmark.run(scene, row, size) for size in benchmark.sizes]
+    except Refused as error:
+        raise Refused(f"{row.name}: {error}") from None
+    after = [_sites(key) for key in keys]
+    return {
+        "name": row.name,
+        "samples": [[sample.count, sample.ns] for sample in samples],
+        "keys": {key.name: states for key, *states in zip(keys, before, during, after, strict=True)},
+    }
+
+
+def _known(benchmark: Benchmark[Any]) -> list[Key]:
+    """Those of the benchmark's keys that this kernel has."""
+    found = []
+    for key in benchmark.keys:
+        try:
+            found.append(key())
+        except LookupError:
+            continue
+    return found
+
+
+def _sites(key: Key) -> list[list[str]]:
+    return [[f"{site.address:x}", site.instruction.hex()] for site in key.state().sites]
+
+
+def _seed() -> None:
+    """Something to begin with, the same each time: without it, whoever asks for random numbers waits for a second."""
+    seed = bytes(64)
+    with open("/dev/random", "wb", buffering=0) as device:
+        fcntl.ioctl(device, _RNDADDENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
+
+
+def _tell(report: dict[str, Any]) -> None:
+    fd = os.open(REPORT, os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(fd)
+    data = json.dumps(report).encode() + b"\n"
+    while data:
+        data = data[os.write(fd, data) :]
+    termios.tcdrain(fd)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What a benchmark is, in a guest: a scene, rows, and a workload that each row is measured with.
+
+A benchmark is one file of this folder that has a ``BENCHMARK``; ``kproof bench NAME`` runs it. The same rows serve both
+ways of measuring: ``exact`` (a guest whose clock counts instructions; ``harness/bench/guest.py`` drives it) and by time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from selftests.lib.static_key import Key
+
+S = TypeVar("S")
+"""A benchmark's scene: its devices, namespaces, sockets."""
+
+
+class Refused(Exception):
+    """The measurement means nothing, and why, in one line: packets were lost, the workload slept."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of the workload."""
+
+    count: int
+    """Packets, transactions or calls."""
+    ns: float
+    """By the guest's clock; in exact mode, instructions."""
+
+
+@dataclass(frozen=True)
+class Row(Generic[S]):
+    """A state of the kernel that is measured."""
+
+    name: str
+    state: Callable[[S], AbstractContextManager[Any]]
+    """Makes the state, for the length of a ``with`` block."""
+    needs: tuple[str, ...] = ()
+    """Features (selftests.lib.features); without one, the row is absent, and says why."""
+    drops: bool = False
+    """All packets are dropped, and shall be."""
+    role: Literal["plain", "again", "control"] = "plain"
+    """As harness.bench.model.Role has it."""
+    expected: float | None = None
+    """Of a control: the instructions that it must cost more than the row ``against``."""
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class Benchmark(Generic[S]):
+    """All that ``kproof bench NAME`` has to know."""
+
+    title: str
+    unit: str
+    """What ``Sample.count`` counts, in the singular: ``packet``."""
+    scene: Callable[[], AbstractContextManager[S]]
+    rows: tuple[Row[S], ...]
+    """The first is what the others are compared with."""
+    run: Callable[[S, Row[S], int], Sample]
+    """``run(scene, row, count)``: that many packets, measured. Raises Refused."""
+    sizes: tuple[int, ...]
+    """The counts of the runs of a row in exact mode: their slope is what one costs, without what starts and ends a run.
+    All runs together should mostly fit between two ticks (4 ms, 4,000,000 instructions).
+    """
+    needs: tuple[str, ...] = ()
+    """Features without which no row can be measured."""
+    keys: tuple[Callable[[], Key], ...] = ()
+    """Static keys whose jump sites are looked at before, during and after each row; LookupError: the kernel has none."""
+    source: str = ""
+    """Where such rows were published."""
