@@ -96,6 +96,20 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
     verb.add_argument("--list", action="store_true", help="show the mutants and what they break; try none")
 
+    verb = verbs.add_parser("matrix", help="selftests across kernels, judged by what is foretold of each")
+    verb.set_defaults(verb=_matrix)
+    verb.add_argument("file", nargs="?", metavar="FILE", help="the matrix (ci/matrix.toml)")
+    verb.add_argument("--only", action="append", default=[], metavar="GLOB", help="cells whose id or kernel matches")
+    verb.add_argument("--jobs", type=_positive, metavar="N", help="cells at once (as many as cores and memory allow)")
+    verb.add_argument("-n", "--guests", type=_positive, default=2, metavar="N", help="how many guests for a cell (2)")
+    _guest_options(verb)
+    verb.add_argument("--rerun", action="store_true", help="as if nothing were known from earlier calls")
+    verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
+    instead = verb.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="show the plan; run nothing")
+    instead.add_argument("--emit", choices=("github", "gitlab"), help="print the CI file that runs each cell as a job")
+    instead.add_argument("--merge", nargs="+", metavar="DIR", help="make one report of these results, into --results")
+
     verb = verbs.add_parser("exec", help="run one command in a guest: kproof exec [RECIPE] -- COMMAND")
     verb.set_defaults(verb=_exec)
     verb.add_argument("recipe", nargs="?", default="", metavar="RECIPE", help="the kernel ('debian:6.12')")
@@ -229,6 +243,28 @@ def _mutate(options: argparse.Namespace) -> int:
         every=options.all,
         anew=options.rerun,
         update=options.update,
+        results=options.results,
+    )
+
+
+def _matrix(options: argparse.Namespace) -> int:
+    from harness.matrix.steps import Shape
+    from harness.matrix.verb import emitted, matrix, merged
+
+    if options.merge:
+        if not options.results:
+            raise UserError("--merge needs to know where its report goes: --results DIR")
+        return merged(options.merge, results=options.results)
+    if options.emit:
+        print(emitted(options.file, options.emit, only=options.only), end="")
+        return 0
+    return matrix(
+        options.file,
+        only=options.only,
+        jobs=options.jobs,
+        shape=Shape(options.root, options.memory, options.cpus, options.accel or "", options.guests),
+        anew=options.rerun,
+        list_only=options.list,
         results=options.results,
     )
 
