@@ -8,7 +8,9 @@ from harness.guest.splat_rules import HELPERS
 from harness.guest.splats import splats
 from harness.model import SplatKind
 
-_LOCKUPS = {SplatKind.SOFT_LOCKUP, SplatKind.HARD_LOCKUP, SplatKind.HUNG_TASK, SplatKind.RCU_STALL}
+# A processor that is stuck is the cause of what RCU and tasks then wait for; who speaks first is chance.
+_CAUSES = {SplatKind.SOFT_LOCKUP, SplatKind.HARD_LOCKUP}
+_LOCKUPS = {*_CAUSES, SplatKind.HUNG_TASK, SplatKind.RCU_STALL}
 _IDLE = re.compile(r"\w*(?:idle|halt|mwait)\w*|cpu_startup_entry")
 # kernel/sched/core.c, sched_show_task(), for sysrq-w
 _BLOCKED = re.compile(r"task:(?P<task>.{1,16}?) +state:D (?P<trace>.*?)(?=task:|sysrq: |\Z)", re.S)
@@ -22,14 +24,16 @@ _NMI_ENTRY = re.compile(r"(?:default_do|exc|end_repeat|asm_exc)_nmi")
 def where_stuck(during: str, asked: str) -> str:
     """What the kernel said ``during`` a test that hangs names the cause, or else the answers to what it was ``asked``.
 
-    First comes what its own detectors found; then any other trouble that it told; then a task that sleeps
+    First comes what its own detectors found, a stuck processor before all; then any other trouble that it told; then a task that sleeps
     uninterruptibly (sysrq-w); then the function in which an NMI found a processor at work. Empty: no word of it.
 
     >>> where_stuck("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [python:1]\\nRIP: 0010:netkit_xmit+0x2/0x10", "")
     'BUG: soft lockup in netkit_xmit'
     """
     found = splats(during)
-    found = [splat for splat in found if splat.kind in _LOCKUPS] or found
+    for kinds in (_CAUSES, _LOCKUPS):
+        if chosen := [splat for splat in found if splat.kind in kinds]:
+            return chosen[0].title
     if found:
         return found[0].title
     for task in _BLOCKED.finditer(asked):

@@ -23,6 +23,16 @@ Call Trace:
  </TASK>
 ---[ end trace 0000000000000000 ]---
 """
+STALL = """
+rcu: INFO: rcu_sched self-detected stall on CPU
+rcu: \t0-....: (5249 ticks this GP) idle=e0d4/1/0x4000000000000000 softirq=1158/1158 fqs=1270
+CPU: 0 UID: 0 PID: 38 Comm: init Not tainted 6.12.117 #1
+RIP: 0010:netkit_link_attach+0x3/0x10
+Call Trace:
+ <TASK>
+ ksys_write+0x56/0xd0
+ </TASK>
+"""
 BLOCKED = """
 sysrq: Show Blocked State
 task:init            state:D stack:13168 pid:38    tgid:38    ppid:1      flags:0x00004002
@@ -76,6 +86,8 @@ RIP: 0010:netkit_forever+0x3/0x10
         ("a test says: BUG\n", "sysrq: Show State\n", ""),
         (SOFT_LOCKUP, NMI.format(rip="0010:other+0x1/0x2"), "BUG: soft lockup in netkit_xmit"),
         (WARNING + SOFT_LOCKUP, "", "BUG: soft lockup in netkit_xmit"),
+        (STALL, "", "INFO: rcu_sched self-detected stall on CPU in netkit_link_attach"),
+        (STALL + SOFT_LOCKUP, "", "BUG: soft lockup in netkit_xmit"),
         (WARNING, BLOCKED, "WARNING in netif_rx"),
         ("", NMI.format(rip="0010:default_idle+0xf/0x20") + ANOTHER, "in netkit_forever"),
         ("", BLOCKED + NMI.format(rip="0010:default_idle+0xf/0x20"), "task init blocked in netkit_release_all"),
