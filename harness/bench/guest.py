@@ -1,10 +1,11 @@
 """Process 1 of a guest that counts: mounts what is needed, measures every row of a benchmark, tells it, powers off.
 
 All of it, the job included, is in the initramfs; nothing from the host reaches the guest while it counts. The job is
-``JOB``, JSON: ``{"benchmark": MODULE, "symbols": PATH, "repeat": 1}``. What came of it is one line of JSON on the second serial
+``JOB``, JSON: ``{"benchmark": MODULE, "symbols": PATH}``. What came of it is one line of JSON on the second serial
 port, at the very end:
 
-    {"release": …, "rows": [{"name": …, "samples": [[COUNT, NS], …], "keys": {NAME: [BEFORE, DURING, AFTER]}}, …]}
+    {"release": …, "title": …, "unit": …, "source": …, "rows": [{"name": …, "role": …, "expected": …, "against": …,
+     "samples": [[COUNT, NS, QUANTUM], …], "keys": {NAME: [BEFORE, DURING, AFTER]}}, …]}
     {"refused": REASON}, or {"error": TRACEBACK}
 
 A row that the kernel cannot do has ``absent``, a reason, and no samples. A state of a key is a list of its sites,
@@ -56,11 +57,11 @@ def _report() -> dict[str, Any]:
     agent.prepare()
     _seed()
     job = json.loads(JOB.read_text())
-    os.environ[static_key.SYMBOLS] = job["symbols"]
     from selftests.bench.benchmark import Refused
     from selftests.lib import static_key
     from selftests.lib.features import PROBES
 
+    os.environ[static_key.SYMBOLS] = job["symbols"]
     benchmark: Benchmark[Any] = importlib.import_module(job["benchmark"]).BENCHMARK
     for feature in benchmark.needs:
         if reason := PROBES[feature]():
@@ -70,16 +71,23 @@ def _report() -> dict[str, Any]:
             rows = [_measure(benchmark, scene, row) for row in benchmark.rows]
     except Refused as error:
         return {"refused": str(error)}
-    return {"release": os.uname().release, "rows": rows}
+    return {
+        "release": os.uname().release,
+        "title": benchmark.title,
+        "unit": benchmark.unit,
+        "source": benchmark.source,
+        "rows": rows,
+    }
 
 
 def _measure(benchmark: Benchmark[Any], scene: Any, row: Row[Any]) -> dict[str, Any]:
     from selftests.bench.benchmark import Refused
     from selftests.lib.features import PROBES
 
+    told = {"name": row.name, "role": row.role, "expected": row.expected, "against": row.against}
     for feature in row.needs:
         if reason := PROBES[feature]():
-            return {"name": row.name, "absent": reason}
+            return {**told, "absent": reason}
     keys = _known(benchmark)
     before = [_sites(key) for key in keys]
     try:
@@ -92,8 +100,8 @@ def _measure(benchmark: Benchmark[Any], scene: Any, row: Row[Any]) -> dict[str, 
         raise Refused(f"{row.name}: {error}") from None
     after = [_sites(key) for key in keys]
     return {
-        "name": row.name,
-        "samples": [[sample.count, sample.ns] for sample in samples],
+        **told,
+        "samples": [[sample.count, sample.ns, sample.quantum] for sample in samples],
         "keys": {key.name: states for key, *states in zip(keys, before, during, after, strict=True)},
     }
 

@@ -52,15 +52,16 @@ def machine(accel: Accelerator, memory_mb: int, cpus: int) -> Device:
     )  # fmt: skip
 
 
-def direct_boot(kernel: str) -> Device:
+def direct_boot(kernel: str, initramfs: str = "") -> Device:
     """The kernel without a boot loader. A panic ends QEMU: reboot at once, and do not come back."""
-    return Device(qemu=("-kernel", kernel, "-no-reboot"), kernel=("panic=-1",))
+    initrd = ("-initrd", initramfs) if initramfs else ()
+    return Device(qemu=("-kernel", kernel, *initrd, "-no-reboot"), kernel=("panic=-1",))
 
 
 def serial_console(log: str) -> Device:
     """All that the kernel says, in a file on the host. Evidence, never transport."""
     return Device(
-        qemu=("-chardev", f"file,id=console,path={_escape(log)}", "-serial", "chardev:console"),
+        qemu=("-chardev", f"file,id=console,path={escape(log)}", "-serial", "chardev:console"),
         kernel=("console=ttyS0,115200", "earlyprintk=serial,ttyS0,115200"),
     )
 
@@ -92,10 +93,20 @@ def root_disk(image: str, init: str) -> Device:
     """The frozen root, read-only, so that any number of guests share one file."""
     return Device(
         qemu=(
-            "-drive", f"file={_escape(image)},if=none,id=root,format=raw,readonly=on",
+            "-drive", f"file={escape(image)},if=none,id=root,format=raw,readonly=on",
             "-device", "virtio-blk-pci,drive=root",
         ),
         kernel=("root=/dev/vda", "rootfstype=erofs", "ro", f"init={init}"),
+    )  # fmt: skip
+
+
+def disk(image: str, serial: str) -> Device:
+    """Another disk, read-only, that the agent finds by its serial number (at most 20 characters)."""
+    return Device(
+        qemu=(
+            "-drive", f"file={escape(image)},if=none,id={serial},format=raw,readonly=on",
+            "-device", f"virtio-blk-pci,drive={serial},serial={serial}",
+        ),
     )  # fmt: skip
 
 
@@ -103,7 +114,7 @@ def shared_folder(tag: str, path: str) -> Device:
     """A host folder over 9p, read-only. Mounted by the agent after boot."""
     return Device(
         qemu=(
-            "-fsdev", f"local,id={tag},path={_escape(path)},security_model=none,readonly=on,multidevs=remap",
+            "-fsdev", f"local,id={tag},path={escape(path)},security_model=none,readonly=on,multidevs=remap",
             "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}",
         ),
     )  # fmt: skip
@@ -123,6 +134,6 @@ def command_line(devices: Iterable[Device]) -> list[str]:
     return [qemu_program(), *(word for device in devices for word in device.qemu), "-append", " ".join(kernel)]
 
 
-def _escape(value: str) -> str:
+def escape(value: str) -> str:
     """QEMU's option syntax writes a comma twice."""
     return value.replace(",", ",,")

@@ -1,7 +1,7 @@
 """What a benchmark is, in a guest: a scene, rows, and a workload that each row is measured with.
 
-A benchmark is one file of this folder that has a ``BENCHMARK``; ``kproof bench NAME`` runs it. The same rows serve both
-ways of measuring: ``exact`` (a guest whose clock counts instructions; ``harness/bench/guest.py`` drives it) and by time.
+A benchmark is one file of this folder that has a ``BENCHMARK``; ``kproof bench NAME`` runs it. The same rows serve
+both ways of measuring: exact (a guest whose clock counts instructions; ``harness/bench/guest.py`` drives it) and by time.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Sample:
     """Packets, transactions or calls."""
     ns: float
     """By the guest's clock; in exact mode, instructions."""
+    quantum: float = 1.0
+    """The step (ns) that ``ns`` is told in."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class Benchmark(Generic[S]):
     needs: tuple[str, ...] = ()
     """Features without which no row can be measured."""
     keys: tuple[Callable[[], Key], ...] = ()
-    """Static keys whose jump sites are looked at before, during and after each row; LookupError: the kernel has none."""
+    """Static keys whose jump sites are looked at before, during and after each row; LookupError for one that the kernel
+    has not.
+    """
+    symbols: tuple[str, ...] = ()
+    """The kernel's symbols that ``keys`` look up."""
     source: str = ""
     """Where such rows were published."""

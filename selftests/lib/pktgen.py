@@ -5,10 +5,11 @@ One thread (``kpktgend_0``), one device; the run is synchronous: writing "start"
 
 from __future__ import annotations
 
+import os
 import re
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from selftests.lib.rtnl import Link
 
 _PROC = Path("/proc/thread-self/net/pktgen")
+_RESULT = re.compile(r"^Result: OK: (\d+)\(c(\d+)\+d\d+\) usec, (\d+) \(", re.MULTILINE)
+_STEP_US = 105_000
+"""Roughly: how often a thread looks for orders (HZ / 10 in pktgen_thread_worker(), and a tick)."""
+_STARTING_US = 1_000
+"""More than it takes from a look at the clock until the order is there."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,13 @@ class Report:
 
     @property
     def nanoseconds(self) -> float:
-        """What the run took: for 1,000 packets in a millisecond, exact to 2 ns where packets were sent."""
+        """What the run took, in steps of ``quantum``."""
         return self.sent * 1e9 / self.per_second if self.per_second else self.microseconds * 1e3
+
+    @property
+    def quantum(self) -> float:
+        """Nanoseconds: one packet a second less makes a small difference, but where none was sent there is no rate."""
+        return self.nanoseconds / self.per_second if self.per_second else 1e3
 
     @property
     def idle_microseconds(self) -> int:
@@ -56,7 +67,7 @@ def parse(text: str) -> Report:
 
     Raises PktgenError for anything else, an ``Result: ERROR`` among it.
     """
-    result = re.search(r"^Result: OK: (\d+)\(c(\d+)\+d\d+\) usec, (\d+) \(", text, re.MULTILINE)
+    result = _RESULT.search(text)
     errors = re.search(r"pkts-sofar: (\d+)\s+errors: (\d+)", text)
     rate = re.search(r"^\s+(\d+)pps ", text, re.MULTILINE)
     if not result or not errors:
@@ -79,21 +90,46 @@ def _write(path: Path, command: str) -> None:
         raise PktgenError(f"{path.name}: {command!r}: {error.strerror}") from None
 
 
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """A signal that does nothing but interrupt a system call."""
+def _start_for(seconds: float, device: Path) -> str:
+    """Start, let a signal end it so long after its first packet, and return what the device's file says then.
+
+    The thread looks for orders at the ticks of a clock that its last run tells; a signal before it has begun would be
+    forgotten, and the run never end. So it runs twice before, for a single packet that no hook drops.
+    """
+    control = os.open(_PROC / "pgctrl", os.O_WRONLY)
     before = signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        _write(device, "count 1")
+        _write(device, "xmit_mode start_xmit")
+        first, last = (_single(control, device) for _ in range(2))
+        _write(device, "count 0")
+        _write(device, "xmit_mode queue_xmit")
+        step = (last - first) / max(1, round((last - first) / _STEP_US))
+        wait_us = step - (time.monotonic_ns() / 1000 + _STARTING_US - last) % step + _STARTING_US
+        signal.setitimer(signal.ITIMER_REAL, wait_us / 1e6 + seconds)
+        os.write(control, b"start\n")
+        # told to stop, the thread does so before its next packet
+        return wait.until(lambda: _ended(device), f"{device.name} to stop")
+    except TimeoutError:
+        os.write(control, b"stop\n")
+        raise
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.close(control)
         signal.signal(signal.SIGALRM, before)
+
+
+def _single(control: int, device: Path) -> int:
+    """Run as it is set up; returns when it began (us)."""
+    os.write(control, b"start\n")
+    found = re.search(r"\bstarted: (\d+)us", device.read_text())
+    if not found:
+        raise PktgenError(f"{device.name} does not tell when it began")
+    return int(found[1])
 
 
 def _ended(device: Path) -> str | None:
     text = device.read_text()
-    return text if "Result: OK: " in text else None
+    return text if _RESULT.search(text) else None
 
 
 def run(
@@ -137,9 +173,6 @@ def run(
             if not seconds:
                 _write(_PROC / "pgctrl", "start")
                 return parse(device.read_text())
-            with _alarm(seconds):
-                _write(_PROC / "pgctrl", "start")
-            # told to stop, the thread does so before its next packet
-            return parse(wait.until(lambda: _ended(device), f"{link.name} to stop"))
+            return parse(_start_for(seconds, device))
         finally:
             _write(thread, "rem_device_all")
