@@ -137,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _recipe_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--kernel", metavar="RECIPE", help="all of the options below in one text: 'debian:6.12 NETKIT=n'")
-    verb.add_argument("--source", metavar="SOURCE", help="debian:VERSION, git:PATH@REF, dir:PATH, tar:PATH")
+    verb.add_argument("--source", metavar="SOURCE", help="debian:VERSION, git:PATH@REF, dir:PATH, tar:PATH, image:…")
+    verb.add_argument("--modules", metavar="DIR", help="the modules of --source image:PATH (/lib/modules)")
     verb.add_argument("--series", action="append", metavar="NAME", help="this series; 'none' for none (all that apply)")
     verb.add_argument("--patch", action="append", metavar="FILE", help="a patch or mbox file on top")
     verb.add_argument("--upstream", metavar="GITDIR", help="take the commits of absent series from this clone")
@@ -179,6 +180,7 @@ def _request(options: argparse.Namespace) -> Request:
     single = {
         "--source": options.source, "--series": options.series, "--patch": options.patch, "--config": options.config,
         "--upstream": options.upstream, "--flavour": options.flavour, "--set": options.set,
+        "--modules": options.modules,
     }  # fmt: skip
     if options.kernel is not None:
         if both := [name for name, value in single.items() if value]:
@@ -198,6 +200,7 @@ def _request(options: argparse.Namespace) -> Request:
         configs=tuple(text for text in configs if text not in named),
         settings=tuple(options.set or ()),
         upstream=options.upstream or "",
+        modules=options.modules or "",
     ).anchored(Path.cwd())
 
 

@@ -32,7 +32,11 @@ PACKAGES = {
     "setpriv": "util-linux",
     "apt-get": "apt",
     "apt-cache": "apt",
+    "/usr/lib/apt/apt-helper": "apt",
     "dpkg-deb": "dpkg",
+    "depmod": "kmod",
+    "modprobe": "kmod",
+    "mkfs.erofs": "erofs-utils",
     "pkg-config": "pkgconf",
 }
 """Program to the Debian package that brings it; a program that is not listed is its own package."""

@@ -61,6 +61,12 @@ class VersionRange:
                 return version == bound
 
 
+IMAGE = "image:"
+"""How the source of a kernel begins that is not built."""
+KEYED = ("patch", "config", "flavour", "upstream", "modules")
+"""What stands before the ``=`` in words of a recipe that are no settings."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What a user asked for, before anything is looked up: the recipe's recipe.
@@ -81,15 +87,24 @@ class Request:
     """``SYMBOL=value``, the last word on a symbol."""
     upstream: str = ""
     """A git clone from which the upstream commits of absent series are taken; empty: none."""
+    modules: str = ""
+    """The folder of modules that belongs to an ``image:`` file; empty: the one beside it."""
+
+    @property
+    def ready_made(self) -> bool:
+        """Whether it asks for a kernel that somebody else has built."""
+        return self.source.startswith(IMAGE)
 
     @classmethod
     def parse(cls, text: str) -> Request:
         """Parse a recipe text: words separated by blanks, quoted as in a shell, each one of
 
-            SCHEME:REST   the source (debian:6.12, git:PATH@REF, dir:PATH, tar:PATH, kernel:IDENTITY)
+            SCHEME:REST   the source (debian:6.12, git:PATH@REF, dir:PATH, tar:PATH, kernel:IDENTITY), or a kernel
+                          that is not built (image:debian:6.12.94, image:PATH)
             +NAME         this series (without any: all that apply); +none for no series at all
             SYMBOL=VALUE  a Kconfig setting
             patch=PATH, config=PATH, flavour=NAME, upstream=GITDIR
+            modules=DIR   the modules of an image:PATH
 
         Raises UserError that names the word which is none of these.
         """
@@ -101,12 +116,12 @@ class Request:
             raise UserError(f"recipe {text!r}: {error}") from None
         source: list[str] = []
         series: list[str] = []
-        keyed: dict[str, list[str]] = {"patch": [], "config": [], "flavour": [], "upstream": [], "set": []}
+        keyed: dict[str, list[str]] = {key: [] for key in (*KEYED, "set")}
         for word in words:
             key, equals, value = word.partition("=")
             if word.startswith("+") and len(word) > 1:
                 series.append(word[1:])
-            elif equals and key in keyed and key != "set":
+            elif equals and key in KEYED:
                 keyed[key].append(value)
             elif equals and re.fullmatch(r"(CONFIG_)?[A-Z0-9_]+", key):
                 keyed["set"].append(word)
@@ -127,6 +142,7 @@ class Request:
             configs=tuple(keyed["config"]),
             settings=tuple(keyed["set"]),
             upstream=keyed["upstream"][-1] if keyed["upstream"] else "",
+            modules=keyed["modules"][-1] if keyed["modules"] else "",
         )
 
     def anchored(self, folder: Path) -> Request:
@@ -136,12 +152,14 @@ class Request:
             return path if path.startswith("~") else str(folder / path)
 
         scheme, _, rest = self.source.partition(":")
+        has_path = scheme in ("git", "dir", "tar") or (scheme == "image" and not rest.startswith("debian:"))
         return replace(
             self,
-            source=f"{scheme}:{whole(rest)}" if scheme in ("git", "dir", "tar") else self.source,
+            source=f"{scheme}:{whole(rest)}" if has_path else self.source,
             patches=tuple(map(whole, self.patches)),
             configs=tuple(map(whole, self.configs)),
             upstream=whole(self.upstream) if self.upstream else "",
+            modules=whole(self.modules) if self.modules else "",
         )
 
     def __str__(self) -> str:
@@ -153,6 +171,7 @@ class Request:
         words += [f"flavour={name}" for name in self.flavours]
         words += [f"config={path}" for path in self.configs]
         words += [f"upstream={self.upstream}"] if self.upstream else []
+        words += [f"modules={self.modules}"] if self.modules else []
         words += [f"patch={path}" for path in self.patches]
         return shlex.join(words + list(self.settings))
 
@@ -230,7 +249,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A built kernel in the store."""
+    """A kernel in the store: built, or ready-made."""
 
     identity: str
     folder: Path
@@ -241,9 +260,11 @@ class Kernel:
     """The request it was built for, as text."""
     series: tuple[SeriesStatus, ...]
     config_proof: tuple[tuple[str, str], ...]
-    """Every requested symbol with the value that the final configuration has."""
+    """Every requested symbol with the value that it has; of a ready-made kernel, those that guests need."""
     seconds: float
     """What the build took when it was made."""
+    ready_made: bool = False
+    """Built by somebody else: parts of it are modules."""
 
     @property
     def image(self) -> Path:
@@ -265,6 +286,16 @@ class Kernel:
     @property
     def config(self) -> Path:
         return self.folder / "config"
+
+    @property
+    def floor(self) -> Path:
+        """Of a ready-made kernel: the modules without which no guest gets on, named in the order of loading."""
+        return self.folder / "floor"
+
+    @property
+    def modules(self) -> Path:
+        """Of a ready-made kernel: an erofs image of /lib/modules."""
+        return self.folder / "modules.erofs"
 
     @property
     def build_log(self) -> Path:
@@ -310,6 +341,12 @@ class GuestSpec:
     """The stored kernel's identity: what a snapshot belongs to."""
     snapshot: str = ""
     """Path of a snapshot to restore; empty for a cold boot."""
+    initramfs: str = ""
+    """Path of an initramfs; empty for a kernel that mounts its root by itself."""
+    modules: str = ""
+    """Path of an erofs image of /lib/modules; empty for a kernel without modules."""
+    shares: Literal["9p", "disk"] = "9p"
+    """How the guest sees the project: as it is now, over 9p; or as it was at the guest's start, on a disk."""
 
 
 class Result(StrEnum):

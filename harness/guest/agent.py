@@ -36,6 +36,9 @@ PORT = "kproof.channel"
 CONTROL = "kproof.control"
 """A second port, served by process 1: a line on it asks the kernel for evidence (see _serve_control)."""
 
+MODULES = "modules"
+"""The serial number of the disk that has /lib/modules, where the kernel has any."""
+
 # How the console tells that the tests' process ended, and the guest with it.
 WORKER_ENDED = "the guest's Python ended"
 
@@ -185,6 +188,9 @@ def prepare() -> None:
         if not _is_mounted(kind, place):
             with _kept_below(place):
                 _mount(kind, place, options, MS_NOSUID)
+    if modules := _disk(MODULES):  # from here on, the kernel loads what it is asked for (modprobe(8))
+        os.makedirs("/lib/modules", exist_ok=True)
+        _mount(modules, "/lib/modules", flags=MS_RDONLY, kind="erofs")
     for name, value in SYSCTLS.items():
         Path("/proc/sys/kernel", name).write_text(f"{value}\n")
     for name, value in SYSCTLS_IF_THERE.items():
@@ -243,6 +249,14 @@ def _read_line(fd: int) -> bytes:
             time.sleep(0.02)
         line += byte
     return bytes(line)
+
+
+def _disk(serial: str) -> str:
+    """The device of the disk with this serial number, or an empty text."""
+    for file in Path("/sys/block").glob("vd*/serial"):
+        if file.read_text().strip() == serial:
+            return f"/dev/{file.parent.name}"
+    return ""
 
 
 def _write_line(fd: int, message: dict[str, object]) -> None:
@@ -360,7 +374,11 @@ def _obey(orders: dict[str, Any], loaded: Modules) -> bool:
 def _mount_all(orders: dict[str, Any]) -> None:
     for tag, place in orders["mounts"]:
         os.makedirs(place, exist_ok=True)
-        _mount(tag, place, "trans=virtio,version=9p2000.L,msize=512000,cache=loose", MS_RDONLY | MS_NODEV, kind="9p")
+        if disk := _disk(tag):
+            _mount(disk, place, "", MS_RDONLY | MS_NODEV, kind="erofs")
+        else:
+            options = "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
+            _mount(tag, place, options, MS_RDONLY | MS_NODEV, kind="9p")
 
 
 def _reseed(seed: bytes) -> None:

@@ -23,9 +23,10 @@ from pathlib import Path
 
 from harness.errors import InfraError, UserError
 from harness.guest import machine
-from harness.guest.agent import ENVIRONMENT, KEEP
+from harness.guest.agent import ENVIRONMENT, KEEP, MODULES
 from harness.guest.image import INIT
 from harness.guest.machine import Device
+from harness.guest.share import project_disk
 from harness.model import Accelerator, GuestSpec
 from harness.paths import project_root
 
@@ -158,14 +159,19 @@ def check_image(kernel: Path) -> None:
 
 
 def _image_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
+    if spec.shares == "9p":
+        project = machine.shared_folder(PROJECT_TAG, spec.project)
+    else:
+        project = machine.disk(str(project_disk(Path(spec.project))), PROJECT_TAG)
     return machine.command_line(
         [
             machine.machine(spec.accel, spec.memory_mb, spec.cpus),
-            machine.direct_boot(spec.kernel),
+            machine.direct_boot(spec.kernel, spec.initramfs),
             machine.serial_console(str(Path(spec.folder, "console.log"))),
             machine.entropy(),
             machine.root_disk(spec.root, INIT),
-            machine.shared_folder(PROJECT_TAG, spec.project),
+            *([machine.disk(spec.modules, MODULES)] if spec.modules else []),
+            project,
             *extra,
         ]
     )

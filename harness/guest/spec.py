@@ -11,12 +11,15 @@ from harness.errors import UserError
 from harness.events import Sink, ignore
 from harness.guest.accel import Host, choose
 from harness.guest.agent import ENVIRONMENT
-from harness.guest.image import frozen_root
+from harness.guest.image import INIT, frozen_root
+from harness.guest.initramfs import initramfs
 from harness.guest.launch import check_image, require_qemu
 from harness.guest.tools import programs_for
 from harness.model import GuestSpec, Kernel
 
 LEAST_MEMORY_MB = 128
+ROOT = ("erofs", "/dev/vda")
+NEEDS_9P = {"9P_FS", "NET_9P_VIRTIO"}
 
 
 def make_spec(
@@ -53,8 +56,16 @@ def make_spec(
         # the host's root is what it is: there, they are found first
         env={"PATH": _path(programs.values())} if launcher == "virtme" and programs else {},
         kernel_identity=kernel.identity,
+        initramfs=str(initramfs(kernel, mount=ROOT, init=INIT)) if kernel.ready_made else "",
+        modules=str(kernel.modules) if kernel.ready_made else "",
+        shares="9p" if NEEDS_9P.isdisjoint(_absent(kernel)) else "disk",
     )
     return spec, host
+
+
+def _absent(kernel: Kernel) -> set[str]:
+    """The symbols that a kernel was asked for, and has not."""
+    return {symbol for symbol, value in kernel.config_proof if value == "n"}
 
 
 def _path(programs: Iterable[Path]) -> str:

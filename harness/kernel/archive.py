@@ -1,10 +1,11 @@
 """Sources in Debian's archive, through apt with a private state: no root, nothing of the machine's own changes.
 
-Where the archive is comes from the machine's own apt sources (deb822 ``.sources`` and one-line ``.list``). Three
+Where the archive is comes from the machine's own apt sources (deb822 ``.sources`` and one-line ``.list``). Four
 states: *configured* knows the machine's suites and offers the ``linux-source-X.Y`` packages; *wide* knows the source
 package ``linux`` in other suites too, whose ``.orig.tar`` is the pristine stable tree; *sources* knows the source
-packages of the machine's suites. apt checks signatures and hashes; the sha256 that the signed lists name is checked
-once more before a file is used.
+packages of the machine's suites; *images* knows the binary packages of all suites of *wide*, for amd64. apt checks
+signatures and hashes; the sha256 that the signed lists name is checked once more before a file is
+used.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ WIDE_SUITES = (
 )
 """Suites with kernels; one that has left the archive is told and passed over."""
 
+BINARY = ("configured", "images")
+"""States that know binary packages."""
+WIDE = ("wide", "images")
+"""States that know the suites of ``WIDE_SUITES``."""
+HELPER = "/usr/lib/apt/apt-helper"
+
 UPDATE_LIMIT = 600.0
 DOWNLOAD_LIMIT = 3600.0
 FRESH = 86400.0
@@ -68,9 +75,10 @@ class Suite:
     components: tuple[str, ...]
     signed_by: str = ""
 
-    def line(self, kind: str) -> str:
-        options = f"[signed-by={self.signed_by}] " if self.signed_by else ""
-        return f"{kind} {options}{self.uri} {self.name} {' '.join(self.components)}"
+    def line(self, kind: str, arch: str = "") -> str:
+        pairs = [("arch", arch), ("signed-by", self.signed_by)]
+        options = " ".join(f"{name}={value}" for name, value in pairs if value)
+        return f"{kind} {f'[{options}] ' if options else ''}{self.uri} {self.name} {' '.join(self.components)}"
 
 
 @dataclass(frozen=True)
@@ -84,17 +92,26 @@ class Offer:
     sha256: str
     size: int
     state: str
-    """The state that knows it: ``configured``, ``sources`` or ``wide``."""
+    """The state that knows it: ``configured``, ``sources``, ``wide`` or ``images``."""
 
     @property
     def upstream(self) -> str:
-        return self.version.split(":")[-1].rsplit("-", 1)[0]
+        return _upstream(self.version)
 
     def answers(self, wanted: str) -> bool:
         """Whether this is what ``6.12`` (series), ``6.12.8`` (release) or ``6.12.8-1`` (Debian version) asks for."""
-        if wanted in (self.version, self.upstream):
-            return True
-        return re.fullmatch(r"\d+\.\d+", wanted) is not None and _series(self.version) == wanted
+        return answers(self.version, wanted)
+
+
+def answers(version: str, wanted: str) -> bool:
+    """Whether a Debian version is what ``6.12``, ``6.12.8`` or ``6.12.8-1`` asks for."""
+    if wanted in (version, _upstream(version)):
+        return True
+    return re.fullmatch(r"\d+\.\d+", wanted) is not None and _series(version) == wanted
+
+
+def _upstream(version: str) -> str:
+    return version.split(":")[-1].rsplit("-", 1)[0]
 
 
 def _series(version: str) -> str:
@@ -237,6 +254,30 @@ class Archive:
                     return max(matching, key=cmp_to_key(_compare))
         raise InfraError(f"no suite of the archive has the source package {package} {upstream}")
 
+    def lists(self, state: str, *, update: bool) -> Iterator[tuple[str, str]]:
+        """Suite and text of each list of packages that a state has; the lists are read again when a day is over.
+
+        Raises InfraError when the archive cannot be read.
+        """
+        command.require("apt-get", HELPER)
+        kind = "Sources" if state in ("wide", "sources") else "Packages"
+        with locked(self._locks / "apt.lock", what="reads the archive's lists", events=self._events):
+            self._prepare(state, update=update, newest=True)
+            words = ["indextargets", "--format", "$(RELEASE) $(FILENAME)", f"Created-By: {kind}"]
+            done = command.run(["apt-get", *self._options(state), *words], limit=UPDATE_LIMIT)
+            for line in done.text.splitlines():
+                suite, _, path = line.partition(" ")
+                # decompresses as apt itself does
+                yield suite, command.run([HELPER, "cat-file", path], limit=UPDATE_LIMIT).text
+
+    def stamp(self, state: str) -> int:
+        """When the lists of a state were last read (ns since the epoch); 0: never, or longer than a day ago."""
+        try:
+            changed = (self._root / state / "updated").stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+        return changed if time.time_ns() - changed < FRESH * 1e9 else 0
+
     def fetch(self, offer: Offer) -> Path:
         """Download an offer (or find it downloaded) and check it; the path is complete and as the lists say."""
         path = self._downloads / offer.filename
@@ -269,7 +310,8 @@ class Archive:
                 errors.append(line.strip())
 
         name = f"{offer.package}={offer.version}"
-        verb = ["download", name] if offer.state == "configured" else ["source", "--download-only", "--tar-only", name]
+        binary = offer.state in BINARY
+        verb = ["download", name] if binary else ["source", "--download-only", "--tar-only", name]
         argv = ["apt-get", *self._options(offer.state), "-o", "APT::Status-Fd=1", *verb]
         status = command.follow(argv, cwd=incoming, limit=DOWNLOAD_LIMIT, on_line=on_line)
         if status == 0:
@@ -287,6 +329,9 @@ class Archive:
             "Dir::Cache": folder / "cache",
             "Dir::Etc::SourceList": folder / "sources.list",
             "Dir::Etc::SourceParts": "/dev/null",
+            # without them, apt parses all lists for each question; a machine's apt.conf may leave them out
+            "Dir::Cache::pkgcache": "pkgcache.bin",
+            "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
             "Acquire::Languages": "none",
             # the state belongs to whoever runs kproof, and apt's own user cannot enter a home folder
             "APT::Sandbox::User": "root",
@@ -295,10 +340,11 @@ class Archive:
 
     def _prepare(self, state: str, *, update: bool, newest: bool) -> None:
         configured = configured_suites()
-        kind = "deb" if state == "configured" else "deb-src"
-        suites = wide_suites(configured) if state == "wide" else configured
+        kind = "deb" if state in BINARY else "deb-src"
+        suites = wide_suites(configured) if state in WIDE else configured
+        arch = "amd64" if state == "images" else ""
         folder = self._root / state
-        text = "".join(suite.line(kind) + "\n" for suite in suites).encode()
+        text = "".join(suite.line(kind, arch) + "\n" for suite in suites).encode()
         sources = folder / "sources.list"
         stamp = folder / "updated"
         for needed in ("lists/partial", "cache/archives/partial"):
@@ -333,11 +379,11 @@ class Archive:
         if state != "configured":
             return self._source_offers(state, "linux")
         stanzas = self._stanzas(state, "show", f"linux-source-{_series(wanted)}")
-        return [offer for stanza in stanzas if (offer := _binary_offer(stanza, state))]
+        return [offer for stanza in stanzas if (offer := binary_offer(stanza, state))]
 
     def _source_offers(self, state: str, package: str) -> list[Offer]:
         stanzas = self._stanzas(state, "showsrc", "--only-source", package)
-        return [offer for stanza in stanzas if (offer := _source_offer(stanza, state))]
+        return [offer for stanza in stanzas if (offer := source_offer(stanza, state))]
 
     def _stanzas(self, state: str, *words: str) -> list[str]:
         done = command.run(["apt-cache", *self._options(state), *words], limit=UPDATE_LIMIT, check=False)
@@ -347,31 +393,31 @@ class Archive:
         return [stanza for stanza in done.text.split("\n\n") if stanza.strip()]
 
 
-def _field(stanza: str, name: str) -> str:
+def field(stanza: str, name: str) -> str:
     match = re.search(rf"^{name}:[ \t]*(.*(?:\n[ \t].*)*)", stanza, re.M)
     return match[1].strip() if match else ""
 
 
-def _binary_offer(stanza: str, state: str) -> Offer | None:
-    filename = Path(_field(stanza, "Filename")).name
+def binary_offer(stanza: str, state: str) -> Offer | None:
+    filename = Path(field(stanza, "Filename")).name
     # an installed package that no list knows has no file
     if not filename:
         return None
     return Offer(
-        package=_field(stanza, "Package"),
-        version=_field(stanza, "Version"),
+        package=field(stanza, "Package"),
+        version=field(stanza, "Version"),
         filename=filename,
-        sha256=_field(stanza, "SHA256"),
-        size=int(_field(stanza, "Size")),
+        sha256=field(stanza, "SHA256"),
+        size=int(field(stanza, "Size")),
         state=state,
     )
 
 
-def _source_offer(stanza: str, state: str) -> Offer | None:
-    for line in _field(stanza, "Checksums-Sha256").splitlines():
+def source_offer(stanza: str, state: str) -> Offer | None:
+    for line in field(stanza, "Checksums-Sha256").splitlines():
         checksum, size, name = line.split()
         if re.search(r"\.orig\.tar\.\w+$", name):
-            return Offer(_field(stanza, "Package"), _field(stanza, "Version"), name, checksum, int(size), state)
+            return Offer(field(stanza, "Package"), field(stanza, "Version"), name, checksum, int(size), state)
     return None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness import paths
 from harness.errors import KproofError, UserError
 from harness.events import Notice, Phase, Sink, ignore
-from harness.kernel import fragments, patching, toolchain, upstream
+from harness.kernel import fragments, patching, ready, toolchain, upstream
 from harness.kernel.files import disk_errors
 from harness.kernel.kconfig import Dropped
 from harness.kernel.layout import Layout
@@ -42,6 +42,8 @@ def resolve(request: Request, *, events: Sink = ignore, update: bool = False) ->
     with disk_errors(layout.root):
         if stored := _stored(request, layout):
             return Store(layout.kernels).recipe(stored)
+        if request.ready_made:
+            return ready.locate(request, layout=layout, events=events, update=update).recipe
         return _plan(request, layout, events, update).recipe
 
 
@@ -55,8 +57,10 @@ def obtain(request: Request, *, events: Sink = ignore, update: bool = False) -> 
     with disk_errors(layout.root):
         if stored := _stored(request, layout):
             return stored
-        plan = _plan(request, layout, events, update)
         store = Store(layout.kernels)
+        if request.ready_made:
+            return _ready_made(request, store, layout, events, update)
+        plan = _plan(request, layout, events, update)
         identity = plan.recipe.identity
         if kernel := store.get(identity):
             return kernel
@@ -65,6 +69,15 @@ def obtain(request: Request, *, events: Sink = ignore, update: bool = False) -> 
             if kernel := store.get(identity):
                 return kernel
             return _build(plan, request, store, layout, events)
+
+
+def _ready_made(request: Request, store: Store, layout: Layout, events: Sink, update: bool) -> Kernel:
+    found = ready.locate(request, layout=layout, events=events, update=update)
+    identity = found.recipe.identity
+    if kernel := store.get(identity):
+        return kernel
+    with locked(layout.locks / f"kernel-{identity}.lock", what=f"unpacks this kernel ({identity})", events=events):
+        return store.get(identity) or ready.make(found, _absolute(request), store, layout, events)
 
 
 def series_status(source_spec: str, *, events: Sink = ignore) -> tuple[SeriesStatus, ...]:
@@ -224,4 +237,5 @@ def _absolute(request: Request) -> Request:
         patches=tuple(map(settle, request.patches)),
         configs=tuple(map(settle, request.configs)),
         upstream=settle(request.upstream) if request.upstream else "",
+        modules=settle(request.modules) if request.modules else "",
     )

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ from typing import Any
 from harness.errors import UserError
 from harness.kernel.files import read_json, write, write_json
 from harness.kernel.fragments import render
-from harness.model import Kernel, Patch, Recipe, Request, SeriesState, SeriesStatus, Source, Version
+from harness.model import IMAGE, Kernel, Patch, Recipe, Request, SeriesState, SeriesStatus, Source, Version
 
 FORMAT = 1
 """Of the manifest. A kernel with another one is not served."""
 FILES = ("bzImage", "vmlinux", "System.map", "config", "build.log")
+READY_FILES = ("bzImage", "System.map", "config", "modules.erofs")
+"""Of a ready-made kernel, which may have more: vmlinux, and the modules in floor/."""
 REQUESTED = "requested.config"
 """All settings that were asked of Kconfig, merged."""
 
@@ -56,18 +60,7 @@ class Entry:
             names.append(f"patches/{number:04}.patch")
             write(self.folder / names[-1], patch.text)
         write(self.folder / REQUESTED, render(recipe.settings).encode())
-        final = store.root / self.identity
-        pinned = replace(
-            request,
-            source=pin(recipe.source, request.source),
-            # the saved copies hold the series' own patches, too
-            series=tuple(one.name for one in recipe.series if one.state is SeriesState.PRESENT),
-            patches=tuple(str(final / name) for name in names),
-            upstream="",
-            # as fragments and flavours were then
-            configs=(str(final / REQUESTED),),
-            settings=(),
-        )
+        pinned = _pinned(recipe, request, store.root / self.identity, names)
         self._manifest: dict[str, Any] = {
             "format": FORMAT,
             "identity": self.identity,
@@ -91,14 +84,14 @@ class Entry:
     def log(self) -> Path:
         return self.folder / "build.log"
 
-    def finish(self, finished: Finished) -> Kernel:
-        """Serve it from now on. All of ``FILES`` must be in ``folder``."""
+    def finish(self, finished: Finished, files: Sequence[str] = FILES) -> Kernel:
+        """Serve it from now on. All of ``files`` must be in ``folder``."""
         self._manifest |= {
             "release": finished.release,
             "proof": [list(pair) for pair in finished.proof],
             "seconds": round(finished.seconds, 3),
             "objects": finished.objects,
-            "files": {name: (self.folder / name).stat().st_size for name in FILES},
+            "files": {name: (self.folder / name).stat().st_size for name in files},
         }
         write_json(self.folder / "manifest.json", self._manifest)
         final = self.store.root / self.identity
@@ -131,9 +124,28 @@ class Entry:
             self._hold = -1
 
 
+def _pinned(recipe: Recipe, request: Request, final: Path, patches: Sequence[str]) -> Request:
+    """The request that means the same tomorrow; ``final`` is the folder that the kernel will have."""
+    source = pin(recipe.source, request.source)
+    if request.ready_made:
+        return replace(request, source=source)
+    return replace(
+        request,
+        source=source,
+        # the saved copies hold the series' own patches, too
+        series=tuple(one.name for one in recipe.series if one.state is SeriesState.PRESENT),
+        patches=tuple(str(final / name) for name in patches),
+        upstream="",
+        # as fragments and flavours were then
+        configs=(str(final / REQUESTED),),
+        settings=(),
+    )
+
+
 def pin(source: Source, spec: str) -> str:
     """A source's name that means the same tree tomorrow."""
-    return source.label.replace("debian ", "debian:", 1) if spec.startswith("debian:") else spec
+    scheme = re.match(f"(?:{IMAGE})?debian:", spec)
+    return source.label.replace("debian ", scheme[0], 1) if scheme else spec
 
 
 class Store:
@@ -152,11 +164,13 @@ class Store:
         manifest = read_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             return None
+        ready_made = manifest["source"]["spec"].startswith(IMAGE)
+        files = manifest.get("files", {})
         try:
-            sizes = {name: (folder / name).stat().st_size for name in FILES}
+            whole = all((folder / name).stat().st_size == size for name, size in files.items())
         except OSError:
             return None
-        if sizes != manifest.get("files"):
+        if not whole or not set(READY_FILES if ready_made else FILES) <= files.keys():
             return None
         return Kernel(
             identity=manifest["identity"],
@@ -167,6 +181,7 @@ class Store:
             series=_series(manifest),
             config_proof=tuple((symbol, value) for symbol, value in manifest["proof"]),
             seconds=manifest["seconds"],
+            ready_made=ready_made,
         )
 
     def find(self, prefix: str) -> Kernel:
