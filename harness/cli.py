@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the verb that the arguments name and return its exit status; raises KproofError."""
     arguments, command = _split_command(list(arguments))
     options = _parser().parse_args(arguments)
-    if command and options.verb not in (_run, _exec):
+    if command and options.verb not in (_run, _bisect, _exec):
         raise UserError(f"nothing is understood behind -- here: {' '.join(command)}")
     options.command = command
     # SIGTERM ends a verb as Ctrl-C does: guests and builds go, results stay.
@@ -110,6 +110,32 @@ def _parser() -> argparse.ArgumentParser:
     instead.add_argument("--emit", choices=("github", "gitlab"), help="print the CI file that runs each cell as a job")
     instead.add_argument("--merge", nargs="+", metavar="DIR", help="make one report of these results, into --results")
 
+    verb = verbs.add_parser("bisect", help="which version, commit or patch broke a test: kproof bisect … -- TEST")
+    verb.set_defaults(verb=_bisect)
+    verb.add_argument("--good", default="", metavar="A", help="where the test passes: a version, or git:PATH@REF")
+    verb.add_argument("--bad", default="", metavar="B", help="where it fails")
+    verb.add_argument("--series", default="", metavar="FILE", help="instead: which patch of this mbox or folder")
+    verb.add_argument("--find", choices=("broken", "fixed"), default="broken", help="what mended it: fixed (broken)")
+    verb.add_argument("--exec", metavar="COMMAND", help="a shell command in the guest decides; status 125 is a skip")
+    verb.add_argument("--kernel", default="", metavar="RECIPE", help="what a series is for, or refs are built with")
+    verb.add_argument("--confidence", type=float, default=0.99, metavar="P", help="how sure the answer must be (0.99)")
+    _guest_options(verb)
+    verb.add_argument("--rerun", action="store_true", help="as if nothing were known from an earlier call")
+    verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
+
+    verb = verbs.add_parser("bench", help="what a packet costs, to the instruction, and what a patch changes about it")
+    verb.set_defaults(verb=_bench)
+    verb.add_argument("name", metavar="NAME", help="a benchmark of selftests/bench (egress, …), or a file of your own")
+    _recipe_options(verb)
+    _size_options(verb, cpus=1)
+    verb.add_argument("--base", metavar="RECIPE", help="compare with this kernel, for example 'NETFILTER_EGRESS=n'")
+    verb.add_argument("--patched", metavar="RECIPE", help="what is compared with it (what the other options say)")
+    verb.add_argument("--boots", type=_positive, default=3, metavar="N", help="how many boots of each kernel (3)")
+    verb.add_argument("--packets", type=_natural, default=0, metavar="N", help="at least so many for each row")
+    verb.add_argument("--margin", metavar="N,P%", help="what counts as no difference (10,0.5%%: the larger of both)")
+    verb.add_argument("--fail-if", choices=("dearer", "cheaper"), help="the verdict that makes the status 1")
+    verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
+
     verb = verbs.add_parser("exec", help="run one command in a guest: kproof exec [RECIPE] -- COMMAND")
     verb.set_defaults(verb=_exec)
     verb.add_argument("recipe", nargs="?", default="", metavar="RECIPE", help="the kernel ('debian:6.12')")
@@ -148,9 +174,9 @@ def _recipe_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--update", action="store_true", help="ask the archive whether there is a newer source")
 
 
-def _size_options(verb: argparse.ArgumentParser) -> None:
+def _size_options(verb: argparse.ArgumentParser, cpus: int = 2) -> None:
     verb.add_argument("--memory", type=_positive, default=512, metavar="MB", help="memory of a guest (512)")
-    verb.add_argument("--cpus", type=_positive, default=2, metavar="N", help="processors of a guest (2)")
+    verb.add_argument("--cpus", type=_positive, default=cpus, metavar="N", help=f"processors of a guest ({cpus})")
     verb.add_argument("--accel", choices=("kvm", "tcg"), help="accelerator (the best that works here)")
 
 
@@ -269,6 +295,53 @@ def _matrix(options: argparse.Namespace) -> int:
         anew=options.rerun,
         list_only=options.list,
         results=options.results,
+    )
+
+
+def _bisect(options: argparse.Namespace) -> int:
+    from harness.bisect.verb import Asked, bisect
+
+    shape = ["--root", options.root, "--memory", str(options.memory), "--cpus", str(options.cpus)]
+    good, bad = (Request(source=end).anchored(Path.cwd()).source for end in (options.good, options.bad))
+    asked = Asked(
+        good,
+        bad,
+        options.series,
+        Request.parse(options.kernel).anchored(Path.cwd()),
+        breaks=options.find == "broken",
+        tests=tuple(options.command),
+        command=options.exec or "",
+        confidence=options.confidence,
+    )
+    return bisect(
+        asked,
+        shape=[*shape, *(["--accel", options.accel] if options.accel else [])],
+        anew=options.rerun,
+        results=options.results,
+    )
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from harness.bench.judge import Margin
+    from harness.bench.model import Verdict
+    from harness.bench.verb import Wish, base_and_patched, bench, check_exact
+
+    check_exact(options.accel, options.cpus)
+    series, options.series = options.series or (), None
+    base, request = base_and_patched(_request(options), options.base, options.patched, series, Path.cwd())
+    return bench(
+        Wish(
+            name=options.name,
+            request=request,
+            base=base,
+            boots=options.boots,
+            packets=options.packets,
+            margin=Margin.parse(options.margin) if options.margin else Margin(),
+            fail_if=Verdict(options.fail_if) if options.fail_if else None,
+            memory_mb=options.memory,
+            results=options.results,
+            update=options.update,
+        )
     )
 
 

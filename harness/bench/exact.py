@@ -13,7 +13,6 @@ import re
 import shlex
 import subprocess
 import threading
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from harness.guest.machine import Device
 from harness.guest.splats import splats
 from harness.model import Kernel
 
-MEMORY_MB = 512
 LIMIT = 120.0
 """Seconds that a guest may take, times the host's speed."""
 AT_ONCE = max(1, min(4, os.cpu_count() or 1))
@@ -52,6 +50,9 @@ class Boot:
     symbols: tuple[str, ...]
     folder: Path
     """Where its console, its report and QEMU's command line go."""
+    memory_mb: int = 512
+    rounds: int = 1
+    """How often a row's sizes are run through."""
     qemu: tuple[str, ...] = ()
     """Further arguments."""
 
@@ -155,7 +156,7 @@ def _run(boot: Boot, guests: _Guests, limit: float) -> dict[str, Any]:
     archives.write_bytes(boot.root.read_bytes() + _job(boot))
     command = machine.command_line(
         [
-            counting_machine(MEMORY_MB),
+            counting_machine(boot.memory_mb),
             machine.direct_boot(str(boot.kernel.boot_image)),
             machine.serial_console(str(console)),
             root_in_memory(archives, report),
@@ -200,21 +201,9 @@ def _evidence(console: Path) -> str:
 def _job(boot: Boot) -> bytes:
     wanted = {*boot.symbols, *_JUMP_TABLE}
     lines = [line[0] for line in _SYMBOL.finditer(boot.kernel.system_map.read_text()) if line[3] in wanted]
+    job = {"benchmark": boot.benchmark, "symbols": SYMBOLS, "rounds": boot.rounds}
     entries = {
-        JOB: initramfs.plain(json.dumps({"benchmark": boot.benchmark, "symbols": SYMBOLS}).encode()),
+        JOB: initramfs.plain(json.dumps(job).encode()),
         SYMBOLS: initramfs.plain("".join(f"{line}\n" for line in lines).encode()),
     }
     return initramfs.archive(entries)
-
-
-class Functions:
-    """Which function of a kernel an address is in."""
-
-    def __init__(self, system_map: str) -> None:
-        found = sorted((int(at, 16), name) for at, kind, name in _SYMBOL.findall(system_map) if kind in "tT")
-        self._starts = [start for start, _ in found]
-        self._names = [name for _, name in found]
-
-    def at(self, address: int) -> str:
-        index = bisect_right(self._starts, address) - 1
-        return self._names[index] if index >= 0 else "?"

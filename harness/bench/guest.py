@@ -1,15 +1,15 @@
 """Process 1 of a guest that counts: mounts what is needed, measures every row of a benchmark, tells it, powers off.
 
 All of it, the job included, is in the initramfs; nothing from the host reaches the guest while it counts. The job is
-``JOB``, JSON: ``{"benchmark": MODULE, "symbols": PATH}``. What came of it is one line of JSON on the second serial
-port, at the very end:
+``JOB``, JSON: ``{"benchmark": MODULE, "symbols": PATH, "rounds": 1}``. What came of it is one line of JSON on the
+second serial port, at the very end:
 
     {"release": …, "title": …, "unit": …, "source": …, "rows": [{"name": …, "role": …, "expected": …, "against": …,
      "samples": [[COUNT, NS, QUANTUM], …], "keys": {NAME: [BEFORE, DURING, AFTER]}}, …]}
     {"refused": REASON}, or {"error": TRACEBACK}
 
 A row that the kernel cannot do has ``absent``, a reason, and no samples. A state of a key is a list of its sites,
-``[ADDRESS, INSTRUCTION]``, both hexadecimal.
+``["NOP" or "JMP", ADDRESS, INSTRUCTION]``, the latter two hexadecimal.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import tty
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.bench.mark import Marks
 from harness.guest import agent
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ JOB = Path("/kproof/job.json")
 REPORT = "/dev/ttyS1"
 WARM_UP = 3
 """Runs before those that count: they fill caches of the kernel's allocator."""
+
+_SHORT, _SHORT_BEGIN = 2, (b"\x66\x90", b"\xeb")
+"""x86's patched instructions of two bytes: their length, and how they begin."""
 
 _RNDADDENTROPY = 0x40085203
 """random(4), for a pointer of int, int and bytes."""
@@ -68,7 +72,7 @@ def _report() -> dict[str, Any]:
             return {"refused": reason}
     try:
         with benchmark.scene() as scene:
-            rows = [_measure(benchmark, scene, row) for row in benchmark.rows]
+            rows = [_measure(benchmark, scene, row, job["rounds"]) for row in benchmark.rows]
     except Refused as error:
         return {"refused": str(error)}
     return {
@@ -80,7 +84,7 @@ def _report() -> dict[str, Any]:
     }
 
 
-def _measure(benchmark: Benchmark[Any], scene: Any, row: Row[Any]) -> dict[str, Any]:
+def _measure(benchmark: Benchmark[Any], scene: Any, row: Row[Any], rounds: int) -> dict[str, Any]:
     from selftests.bench.benchmark import Refused
     from selftests.lib.features import PROBES
 
@@ -89,13 +93,17 @@ def _measure(benchmark: Benchmark[Any], scene: Any, row: Row[Any]) -> dict[str, 
         if reason := PROBES[feature]():
             return {**told, "absent": reason}
     keys = _known(benchmark)
+    marks = Marks()
     before = [_sites(key) for key in keys]
     try:
         with row.state(scene):
             during = [_sites(key) for key in keys]
             for size in benchmark.sizes[-WARM_UP:]:
                 benchmark.run(scene, row, size)
-            samples = [benchmark.run(scene, row, size) for size in benchmark.sizes]
+            samples = []
+            for size in benchmark.sizes * rounds:
+                with marks.window():
+                    samples.append(benchmark.run(scene, row, size))
     except Refused as error:
         raise Refused(f"{row.name}: {error}") from None
     after = [_sites(key) for key in keys]
@@ -118,7 +126,12 @@ def _known(benchmark: Benchmark[Any]) -> list[Key]:
 
 
 def _sites(key: Key) -> list[list[str]]:
-    return [[f"{site.address:x}", site.instruction.hex()] for site in key.state().sites]
+    found = []
+    for site in key.state().sites:
+        length = _SHORT if site.instruction.startswith(_SHORT_BEGIN) else len(site.instruction)
+        state = "NOP" if site.falls_through else "JMP"
+        found.append([state, f"{site.address:x}", site.instruction[:length].hex()])
+    return found
 
 
 def _seed() -> None:

@@ -18,6 +18,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.bench.native import workload
 from harness.errors import UserError
 from harness.guest.image import SITE, shared_libraries
 from harness.kernel.files import disk_errors, scratch, write
@@ -38,7 +39,9 @@ names = sys.argv[1:] + [f"selftests.lib.{module.name}" for module in pkgutil.ite
 for name in names:
     importlib.import_module(name)
 files = {module.__file__ for module in sys.modules.values() if getattr(module, "__file__", None)}
-print(json.dumps({"files": sorted(files), "path": sys.path, "symbols": sys.modules[names[0]].BENCHMARK.symbols}))
+benchmark = sys.modules[names[0]].BENCHMARK
+told = {"files": sorted(files), "path": sys.path, "symbols": benchmark.symbols, "count": sum(benchmark.sizes)}
+print(json.dumps(told))
 """
 
 
@@ -50,6 +53,8 @@ class Closure:
     """Path in the guest and file on the host; one whose name in the guest ends in ``.pyc`` is compiled for it."""
     symbols: tuple[str, ...]
     """Of the kernel, as the benchmark names them."""
+    packets: int
+    """How many packets (or what it counts) one round of a row's runs has."""
 
 
 def initramfs(files: dict[str, Path]) -> Path:
@@ -127,12 +132,12 @@ def _root(files: dict[str, Path], folder: Path) -> bytes:
     return archive(with_folders(entries))
 
 
-def closure(benchmark: str) -> Closure:
-    """Of a module, imported in a Python of its own. Raises UserError for one that is no benchmark."""
+def closure(benchmark: str, folder: Path) -> Closure:
+    """Of a module below a folder, imported in a Python of its own. Raises UserError for one that is no benchmark."""
     done = subprocess.run(
         [sys.executable, "-c", _LIST, benchmark, _DRIVER, *_MORE],
         cwd=project_root(),
-        env={**os.environ, "PYTHONPATH": str(project_root()), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": f"{project_root()}:{folder}", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -146,10 +151,11 @@ def closure(benchmark: str) -> Closure:
     extensions = [path for path in modules if path.suffix != ".py"]
     files = {str(path): path for path in shared_libraries([interpreter, *extensions])}
     files[str(interpreter)] = interpreter
+    files |= {f"{SITE}/{name}": path for name, path in workload(benchmark, folder).items()}
     for path in modules:
         place = _place(path, roots)
         files[f"{place}c" if path.suffix == ".py" else place] = path
-    return Closure(files, tuple(told["symbols"]))
+    return Closure(files, tuple(told["symbols"]), told["count"])
 
 
 def _place(path: Path, roots: list[Path]) -> str:

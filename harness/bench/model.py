@@ -185,6 +185,7 @@ class Verdict(StrEnum):
     DEARER = "dearer"
     ONLY_BASE = "only in base"
     ONLY_PATCHED = "only in patched"
+    NEITHER = "in neither"
     UNDECIDED = "undecided"
     """Time mode: more runs would tell."""
 

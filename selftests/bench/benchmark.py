@@ -1,7 +1,7 @@
 """What a benchmark is, in a guest: a scene, rows, and a workload that each row is measured with.
 
 A benchmark is one file of this folder that has a ``BENCHMARK``; ``kproof bench NAME`` runs it. The same rows serve
-both ways of measuring: exact (a guest whose clock counts instructions; ``harness/bench/guest.py`` drives it) and by time.
+both ways of measuring: exact (a guest whose clock counts instructions, driven by ``harness/bench/guest.py``) and time.
 """
 
 from __future__ import annotations

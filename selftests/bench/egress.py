@@ -35,7 +35,7 @@ ADDED = 50
 """Instructions of the control. The JIT makes one of each ``add``: ``add eax, 1``."""
 
 SHORTEST, SECONDS_PER_PACKET = 0.4e-3, 2e-6
-"""For how long to send what is dropped: not so briefly that the signal that ends it finds the sender's time slice new."""
+"""For how long to send what is dropped: not so briefly that the signal finds the sender's time slice new, and waits."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,195 @@
+"""The verb: from a benchmark's name and recipes to tables on the screen, in files, and as an exit status."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.bench.collect import exact_table
+from harness.bench.exact import Boot, run_boots
+from harness.bench.initramfs import Closure, closure, initramfs
+from harness.bench.judge import Margin, compare, objections
+from harness.bench.model import Comparison, Table, Verdict
+from harness.bench.report import WIDTH, shown_changes, write_results
+from harness.bench.report import shown as shown_table
+from harness.display import display_for
+from harness.errors import InfraError, UserError
+from harness.events import Notice, Phase, Sink
+from harness.model import Kernel, Request
+from harness.paths import project_root
+from harness.run import shown
+
+PACKAGE = "selftests.bench"
+NOT_BENCHMARKS = {"__init__", "benchmark"}
+
+
+@dataclass(frozen=True)
+class Benched:
+    """A benchmark's file, found."""
+
+    name: str
+    module: str
+    folder: Path
+    """Where the module's path begins."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for."""
+
+    name: str
+    request: Request
+    base: Request | None = None
+    """Given: both kernels are measured, and compared."""
+    boots: int = 3
+    packets: int = 0
+    """For each row, at least; 0: as the benchmark has it."""
+    margin: Margin = field(default_factory=Margin)
+    fail_if: Verdict | None = None
+    memory_mb: int = 512
+    results: str | None = None
+    update: bool = False
+
+
+def check_exact(accel: str | None, cpus: int) -> None:
+    """Raises UserError for a guest that cannot count."""
+    if accel == "kvm":
+        raise UserError("--accel kvm: instructions are counted by QEMU's emulator, TCG; leave the option out")
+    if cpus != 1:
+        raise UserError(f"--cpus {cpus}: a guest that counts instructions has one processor; leave the option out")
+
+
+def benchmarks() -> list[str]:
+    """The names of all that selftests/bench has."""
+    return sorted(
+        path.stem
+        for path in project_root().joinpath(*PACKAGE.split(".")).glob("*.py")
+        if path.stem not in NOT_BENCHMARKS and "BENCHMARK = " in path.read_text()
+    )
+
+
+def find(name: str) -> Benched:
+    """A benchmark of selftests/bench, or a file of one's own. Raises UserError that names what there is."""
+    path = Path(name)
+    if path.suffix == ".py" and path.is_file():
+        return Benched(path.stem, path.stem, path.resolve().parent)
+    if name not in benchmarks():
+        raise UserError(f"there is no benchmark {name!r}; there are {', '.join(benchmarks())}, or give a file")
+    return Benched(name, f"{PACKAGE}.{name}", project_root())
+
+
+def base_and_patched(
+    request: Request, base: str | None, patched: str | None, series: Sequence[str], here: Path
+) -> tuple[Request | None, Request]:
+    """The requests of both kernels; no base: one kernel alone.
+
+    ``request``: what the other options say; it is what of both is not given. ``series`` makes both: the kernel with it,
+    and the one without.
+    """
+    if series:
+        if base is not None or patched is not None or len(series) > 1:
+            raise UserError("--series NAME makes both kernels: give one, and neither --base nor --patched")
+        return _without(request, series[0]), replace(request, series=None)
+    if base is None and patched is None:
+        return None, request
+    return tuple(  # type: ignore[return-value]
+        request if text is None else Request.parse(text).anchored(here) for text in (base, patched)
+    )
+
+
+def _without(request: Request, name: str) -> Request:
+    """The request with all series that apply but one. Raises UserError for one that the source has by itself."""
+    from harness.kernel.obtain import series_status
+    from harness.model import SeriesState
+
+    states = {status.name: status for status in series_status(request.source)}
+    if name not in states:
+        raise UserError(f"there is no series {name!r}; there are {', '.join(states)}")
+    if states[name].state is not SeriesState.APPLIES:
+        raise UserError(
+            f"series {name} is {states[name].state} in {request.source} ({states[name].reason}), so there is no kernel"
+            " without it to compare with; name one: --base 'SYMBOL=n'"
+        )
+    rest = tuple(one for one, status in states.items() if one != name and status.state is not SeriesState.ABSENT)
+    return replace(request, series=rest)
+
+
+def bench(wish: Wish) -> int:
+    """Measure, show and write down; returns the exit status: 1 where a verdict is what it must not be.
+
+    Raises UserError for what cannot be measured, BootError for a kernel that dies of it, InfraError where the numbers
+    mean nothing.
+    """
+    from rich.console import Console
+
+    from harness.pytest_plugin.results import open_folder, run_folder
+
+    benchmark = find(wish.name)
+    parts = closure(benchmark.module, benchmark.folder)
+    with display_for(sys.stderr) as display:
+        kernels = _kernels(wish, display.sink)
+        folder = open_folder(run_folder(project_root() / "results", wish.results), latest=not wish.results)
+        tables = _measure(wish, benchmark, parts, kernels, folder, display.sink)
+    comparison = compare(tables[0], tables[1], wish.margin) if wish.base else None
+    said = [line for table in tables for line in objections(table, wish.margin)]
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    for table in tables:
+        console.print(shown_table(table))
+    if comparison:
+        console.print(shown_changes(comparison, str(wish.margin)))
+    write_results(folder, tables, comparison, margin=str(wish.margin), objections=said, fail_if=wish.fail_if)
+    print(shown(folder))
+    if said:
+        raise InfraError("no result: " + "; ".join(said))
+    return int(comparison is not None and _fails(comparison, wish.fail_if))
+
+
+def _fails(comparison: Comparison, fail_if: Verdict | None) -> bool:
+    return any(change.verdict is fail_if for change in comparison.changes)
+
+
+def _kernels(wish: Wish, events: Sink) -> list[Kernel]:
+    """One, or base and patched. Raises UserError where these are the same."""
+    from harness.kernel.obtain import obtain, resolve
+
+    if not wish.base:
+        return [obtain(wish.request, events=events, update=wish.update)]
+    identities = [resolve(one, events=events, update=wish.update).identity for one in (wish.base, wish.request)]
+    if identities[0] == identities[1]:
+        raise UserError(f"base and patched are the same kernel, {identities[0]}: there is nothing to compare")
+    return [obtain(one, events=events) for one in (wish.base, wish.request)]
+
+
+def _measure(
+    wish: Wish, benchmark: Benched, parts: Closure, kernels: Sequence[Kernel], folder: Path, events: Sink
+) -> list[Table]:
+    from harness.guest.accel import measured_host
+
+    began = time.monotonic()
+    root = initramfs(parts.files)
+    rounds = max(1, -(-wish.packets // parts.packets))
+    boots = [
+        Boot(
+            kernel=kernel,
+            root=root,
+            benchmark=benchmark.module,
+            symbols=parts.symbols,
+            folder=folder / "guests" / (f"{('base', 'patched')[index]}{number}" if wish.base else f"g{number}"),
+            rounds=rounds,
+            memory_mb=wish.memory_mb,
+        )
+        for number in range(wish.boots)
+        for index, kernel in enumerate(kernels)
+    ]
+    events(Phase("measure", f"{benchmark.name}: {wish.boots} boots" + (" of both kernels" if wish.base else "")))
+    if rounds > 1:
+        events(Notice(f"{rounds * parts.packets} for each row"))
+    reports = run_boots(boots, speed=measured_host().speed)
+    seconds = time.monotonic() - began
+    return [
+        exact_table(benchmark.name, kernel, reports[index :: len(kernels)], seconds)
+        for index, kernel in enumerate(kernels)
+    ]
