@@ -24,8 +24,9 @@ _NMI_ENTRY = re.compile(r"(?:default_do|exc|end_repeat|asm_exc)_nmi")
 def where_stuck(during: str, asked: str) -> str:
     """What the kernel said ``during`` a test that hangs names the cause, or else the answers to what it was ``asked``.
 
-    First comes what its own detectors found, a stuck processor before all; then any other trouble that it told; then a task that sleeps
-    uninterruptibly (sysrq-w); then the function in which an NMI found a processor at work. Empty: no word of it.
+    First comes what its own detectors found, a stuck processor before all; then any other trouble that it told; then a
+    task that sleeps uninterruptibly (sysrq-w); then the function in which an NMI found a processor at work. Empty: no
+    word of it.
 
     >>> where_stuck("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [python:1]\\nRIP: 0010:netkit_xmit+0x2/0x10", "")
     'BUG: soft lockup in netkit_xmit'
