@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from harness.bench import initramfs
 from harness.errors import BootError, InfraError, UserError
+from harness.events import Progress, Sink, ignore
 from harness.guest import machine
 from harness.guest.console import death_title, read_tail
 from harness.guest.launch import check_image, die_with, require_qemu
@@ -129,7 +130,9 @@ def root_in_memory(archives: Path, report: Path) -> Device:
     )  # fmt: skip
 
 
-def run_boots(boots: Sequence[Boot], *, speed: float, at_once: int = AT_ONCE) -> list[dict[str, Any]]:
+def run_boots(
+    boots: Sequence[Boot], *, speed: float, events: Sink = ignore, at_once: int = AT_ONCE
+) -> list[dict[str, Any]]:
     """The reports of all boots (harness/bench/guest.py), as many at once as there are processors.
 
     Raises UserError for what the guest refuses, BootError for a kernel that dies or complains, InfraError for a guest
@@ -142,6 +145,9 @@ def run_boots(boots: Sequence[Boot], *, speed: float, at_once: int = AT_ONCE) ->
     with ThreadPoolExecutor(at_once) as pool:
         futures = [pool.submit(_run, boot, guests, LIMIT * speed) for boot in boots]
         try:
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()
+                events(Progress(done, len(boots), "boots"))
             return [future.result() for future in futures]
         except BaseException:
             guests.end()

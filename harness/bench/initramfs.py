@@ -155,6 +155,7 @@ def closure(benchmark: str, folder: Path) -> Closure:
     for path in modules:
         place = _place(path, roots)
         files[f"{place}c" if path.suffix == ".py" else place] = path
+    files |= {f"{SITE}/{name}": path for name, path in workload(benchmark, folder).items()}
     return Closure(files, tuple(told["symbols"]), told["count"])
 
 

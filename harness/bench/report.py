@@ -54,16 +54,21 @@ def role_text(table: Table, row: Row) -> str:
 
 def shown(table: Table) -> RenderableType:
     """A table as published ones are laid out: rows of one workload, the runs of each, and what they have more."""
+    from rich import box
     from rich.table import Table as Grid
 
     keys = list(dict.fromkeys(key.name for row in table.rows for key in row.keys))
-    grid = Grid(title=f"{table.title}\n{table.subject.release}, {table.subject.recipe}", title_justify="left")
+    grid = Grid(
+        title=f"{table.title}\n{table.subject.release}, {table.subject.recipe}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     grid.add_column("")
-    grid.add_column(f"{table.quantity} per {table.unit}", justify="right")
+    grid.add_column(f"{table.quantity}\nper {table.unit}", justify="right")
     grid.add_column("difference", justify="right")
     grid.add_column("boots")
     for name in keys:
-        grid.add_column(f"{name}\nbefore during after")
+        grid.add_column(name)
     grid.add_column("")
     for row in table.rows:
         states = {key.name: key_text(key) for key in row.keys}
@@ -75,7 +80,8 @@ def shown(table: Table) -> RenderableType:
             *(states.get(name, "") for name in keys),
             role_text(table, row),
         )
-    grid.caption = f"resolution: {table.resolution:.2g} {table.quantity}"
+    keys_told = "; static keys: before, during and after the row" if keys else ""
+    grid.caption = f"resolution: {table.resolution:.2g} {table.quantity}{keys_told}"
     grid.caption_justify = "left"
     return grid
 
@@ -92,6 +98,7 @@ def verdict_text(change: Change) -> str:
 
 def shown_changes(comparison: Comparison, margin: str) -> RenderableType:
     """The verdicts, a line for each row."""
+    from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
@@ -100,6 +107,7 @@ def shown_changes(comparison: Comparison, margin: str) -> RenderableType:
         title=f"{comparison.patched.title}\nbase:    {base.release}, {base.recipe}\npatched: {patched.release},"
         f" {patched.recipe}",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     for name in ("", "base", "patched"):
         grid.add_column(name, justify="right" if name else "left")

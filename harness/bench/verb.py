@@ -187,7 +187,7 @@ def _measure(
     events(Phase("measure", f"{benchmark.name}: {wish.boots} boots" + (" of both kernels" if wish.base else "")))
     if rounds > 1:
         events(Notice(f"{rounds * parts.packets} for each row"))
-    reports = run_boots(boots, speed=measured_host().speed)
+    reports = run_boots(boots, speed=measured_host().speed, events=events)
     seconds = time.monotonic() - began
     return [
         exact_table(benchmark.name, kernel, reports[index :: len(kernels)], seconds)
