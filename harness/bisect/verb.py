@@ -1,0 +1,186 @@
+"""The verb: from two ends and a test to the culprit on the screen, in files, and as an exit status."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.bisect.commits import SCHEME, Commits
+from harness.bisect.judge import Judge, command_test
+from harness.bisect.patches import Patches
+from harness.bisect.ranges import Range
+from harness.bisect.state import State
+from harness.bisect.versions import Image, Versions
+from harness.display import display_for
+from harness.errors import UserError
+from harness.events import Notice, Sink
+from harness.kernel.files import digest, disk_errors
+from harness.kernel.layout import Layout
+from harness.model import Request
+from harness.mutate.kept import contents
+from harness.paths import project_root
+from harness.run import shown
+
+INCONCLUSIVE = 4
+"""Exit status: the answer is a range."""
+CONFIDENCE = 0.99
+SOURCES = ("dir:", "tar:", "debian:", "kernel:")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for."""
+
+    good: str
+    bad: str
+    series: str
+    """A file or folder of patches; then the ends are the base without and with all of them."""
+    base: Request
+    """What all kernels of commits have in common, or what the series is for."""
+    breaks: bool
+    """Find what broke the test; else what mended it."""
+    tests: tuple[str, ...]
+    command: str
+    """A shell command in the guest instead of tests."""
+    confidence: float
+
+    def words(self, shape: Sequence[str]) -> list[str]:
+        """The arguments of ``kproof bisect`` that ask for it, from whatever folder."""
+        pairs = {
+            "--good": self.good,
+            "--bad": self.bad,
+            "--series": str(Path(self.series).expanduser().absolute()) if self.series else "",
+            "--find": "" if self.breaks else "fixed",
+            "--exec": self.command,
+            "--kernel": "" if self.base == Request() else str(self.base),
+            "--confidence": "" if self.confidence == CONFIDENCE else f"{self.confidence:g}",
+        }
+        words = [word for name, value in pairs.items() if value for word in (name, value)]
+        return [*words, *shape, *(["--", *self.tests] if self.tests else [])]
+
+
+def bisect(asked: Asked, *, shape: Sequence[str], anew: bool, results: str | None) -> int:
+    """Find it, show it, write it down, and return the exit status.
+
+    ``shape``: options of ``kproof run`` that say what guests are like.
+    Raises KproofError for what ended it early; what is known until then is kept, and the next call goes on.
+    """
+    from harness.bisect.kernels import Kernels
+    from harness.bisect.proof import prove
+    from harness.bisect.report import steps_table, summary_line, verdict_lines, write
+    from harness.bisect.search import Search
+    from harness.pytest_plugin.results import open_folder, run_folder
+
+    layout = Layout.default()
+    root = _root()
+    _check(asked)
+    began = time.monotonic()
+    with disk_errors(layout.root), display_for(sys.stdout) as display:
+        home = layout.root / "bisect"
+        tests = asked.tests
+        if asked.command:
+            tests = (_within(command_test(root / "build" / f"bisect-{digest(asked.command)}", asked.command), root),)
+        folders = [str(Path(test.partition("::")[0]).parent) for test in tests]
+        what = [asked.good, asked.bad, asked.series, str(asked.base), asked.breaks]
+        place = home / digest([str(root), what, tests, list(shape)])
+        range_ = _range(asked, place, display.sink)
+        key = [range_.key, asked.breaks, tests, contents(root, folders), list(shape), asked.confidence]
+        state = State(place, key) if anew else State.load(place, [*_plain(key)])
+        state.key = _plain(key)
+        if state.judgements:
+            display.sink(
+                Notice(f"going on where an earlier call was ({len(state.judgements)} judged); --rerun forgets it")
+            )
+        folder = open_folder(run_folder(root / "results", results), latest=not results)
+        kernels = Kernels(state, display.sink)
+        search = Search(
+            range_,
+            kernels=kernels,
+            judge=Judge(root, tests, shape),
+            state=state,
+            folder=folder / "runs",
+            breaks=asked.breaks,
+            confidence=asked.confidence,
+            events=display.sink,
+        )
+        try:
+            answer = search.run()
+            if state.proof is None:
+                state.proof = prove(search, answer, kernels=kernels, folder=place, events=display.sink)
+        finally:
+            state.seconds += time.monotonic() - began
+            state.save()
+        kernels.close()
+        state.save()
+    status = 0 if answer.culprit is not None else INCONCLUSIVE
+    seconds = state.seconds
+    write(
+        folder,
+        search,
+        answer,
+        arguments=asked.words(shape),
+        tests=tests,
+        options=shape,
+        project=root,
+        seconds=seconds,
+        status=status,
+    )
+    print(steps_table(search))
+    print("\n".join(verdict_lines(search, answer)))
+    print(summary_line(search, answer, seconds, shown(folder)))
+    return status
+
+
+def _check(asked: Asked) -> None:
+    """Raises UserError for what does not go together."""
+    if bool(asked.tests) == bool(asked.command):
+        raise UserError("what decides? kproof bisect … -- TEST, or --exec COMMAND" + (", not both" * bool(asked.tests)))
+    if not 0.5 <= asked.confidence < 1:
+        raise UserError(f"--confidence {asked.confidence:g}: write a number from 0.5 to 0.9999")
+    if asked.series:
+        if asked.good or asked.bad:
+            raise UserError(
+                "--series has its own ends, the base without and with all patches: leave --good and --bad out"
+            )
+    elif not (asked.good and asked.bad):
+        raise UserError("between what? --good A --bad B (versions, or git:PATH@REF), or --series FILE")
+
+
+def _range(asked: Asked, place: Path, events: Sink) -> Range:
+    old, new = (asked.good, asked.bad) if asked.breaks else (asked.bad, asked.good)
+    if asked.series:
+        return Patches(asked.base, Path(asked.series).expanduser().absolute(), place / "patches")
+    if old.startswith(SCHEME) or new.startswith(SCHEME):
+        clone, one, other = Commits.parse(old, new)
+        base = replace(asked.base, source=f"{SCHEME}{clone}")
+        return Commits(clone, one, other, base=base, folder=place, breaks=asked.breaks, events=events)
+    for end in (old, new):
+        if end.startswith(SOURCES):
+            raise UserError(f"{end} has no history: an end is a version, such as 6.12.94, or git:PATH@REF")
+    return Versions(images(events), old, new, breaks=asked.breaks)
+
+
+def images(events: Sink) -> list[Image]:
+    """What the archive has, the oldest first."""
+    from harness.kernel.ready import catalogue
+
+    listed = catalogue(Layout.default(), events).images()
+    return [Image(one.version, one.release, one.suites) for one in reversed(listed)]
+
+
+def _root() -> Path:
+    """The project: the nearest folder, from here upwards, that has selftests; else kproof's own."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "selftests").is_dir()), project_root())
+
+
+def _within(path: str, root: Path) -> str:
+    return str(Path(path).relative_to(root))
+
+
+def _plain(value: list[object]) -> list[object]:
+    """As JSON gives it back."""
+    return [list(_plain([*one])) if isinstance(one, list | tuple) else one for one in value]
