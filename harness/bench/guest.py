@@ -93,15 +93,12 @@ def _measure(benchmark: Benchmark[Any], scene: Any, row: Row[Any], rounds: int) 
         if reason := PROBES[feature]():
             return {**told, "absent": reason}
     keys = _known(benchmark)
-    marks = Marks()
+    marks, samples = Marks(), []
     before = [_sites(key) for key in keys]
     try:
         with row.state(scene):
             during = [_sites(key) for key in keys]
-            for size in benchmark.sizes[-WARM_UP:]:
-                benchmark.run(scene, row, size)
-            samples = []
-            for size in benchmark.sizes * rounds:
+            for size in (*benchmark.sizes[-WARM_UP:], *benchmark.sizes * rounds):
                 with marks.window():
                     samples.append(benchmark.run(scene, row, size))
     except Refused as error:
@@ -109,7 +106,7 @@ def _measure(benchmark: Benchmark[Any], scene: Any, row: Row[Any], rounds: int) 
     after = [_sites(key) for key in keys]
     return {
         **told,
-        "samples": [[sample.count, sample.ns, sample.quantum] for sample in samples],
+        "samples": [[sample.count, sample.ns, sample.quantum] for sample in samples[WARM_UP:]],
         "keys": {key.name: states for key, *states in zip(keys, before, during, after, strict=True)},
     }
 

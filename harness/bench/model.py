@@ -70,7 +70,7 @@ class Row:
     expected: float | None = None
     """Of a control: what it must cost more than the row ``against``."""
     against: str = ""
-    """Of a control: the row that it is compared with."""
+    """Of a control: the row that it must cost more than. Of another: its reference, where that is not the first row."""
     keys: tuple[KeyState, ...] = ()
 
     @property
@@ -136,9 +136,13 @@ class Table:
                 return row
         raise KeyError(name)
 
+    def reference(self, row: Row) -> Row:
+        """The row that this one is compared with: the first, or another that it names. Controls have theirs apart."""
+        return self.row(row.against) if row.against and row.role is not Role.CONTROL else self.first
+
     def delta(self, row: Row) -> float:
-        """What a row costs more than the first one."""
-        return row.value - self.first.value
+        """What a row costs more than its reference."""
+        return row.value - self.reference(row).value
 
     @property
     def resolution(self) -> float:
@@ -168,7 +172,7 @@ class Table:
                     **asdict(row),
                     "role": str(row.role),
                     "value": row.value if row.measurements else None,
-                    "delta": self.delta(row) if row.measurements and self.first.measurements else None,
+                    "delta": self.delta(row) if row.measurements and self.reference(row).measurements else None,
                     "spread": row.spread,
                     "control_holds": self.control_holds(row) if row.role is Role.CONTROL else None,
                 }

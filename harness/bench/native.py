@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import command
-from harness.kernel.files import digest, disk_errors, scratch
-from harness.paths import cache_root
+from harness.kernel.files import digest, disk_errors, scratch, write
+from harness.paths import cache_root, project_root
 
 FLAGS = ("-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden")
 LIMIT = 60.0
@@ -37,3 +37,19 @@ def shared_object(source: Path, headers: Sequence[Path] = ()) -> Path:
         for old in made[:-KEPT]:
             old.unlink(missing_ok=True)
     return target
+
+
+def workload(benchmark: str, folder: Path) -> dict[str, Path]:
+    """What ``build/bench/NAME.so`` of the project is, for a benchmark that has a ``NAME.c`` beside it; else nothing.
+
+    ``benchmark`` is its module below ``folder``, ``selftests.bench.NAME``. By path from the project's root, as a guest
+    finds it.
+    """
+    source = folder.joinpath(*benchmark.split(".")).with_suffix(".c")
+    if not source.exists():
+        return {}
+    made, name = shared_object(source), f"build/bench/{source.stem}.so"
+    target = project_root() / name
+    if not target.exists() or target.read_bytes() != made.read_bytes():
+        write(target, made.read_bytes(), mode=0o755)
+    return {name: target}

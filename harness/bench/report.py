@@ -75,7 +75,7 @@ def shown(table: Table) -> RenderableType:
         grid.add_row(
             row.name,
             number(row.value) if row.measurements else "-",
-            signed(table.delta(row)) if row.measurements and row is not table.first else "",
+            _difference(table, row),
             runs(row) if row.measurements else "",
             *(states.get(name, "") for name in keys),
             role_text(table, row),
@@ -84,6 +84,11 @@ def shown(table: Table) -> RenderableType:
     grid.caption = f"resolution: {table.resolution:.2g} {table.quantity}{keys_told}"
     grid.caption_justify = "left"
     return grid
+
+
+def _difference(table: Table, row: Row) -> str:
+    reference = table.reference(row)
+    return "" if reference is row or not row.measurements or not reference.measurements else signed(table.delta(row))
 
 
 def verdict_text(change: Change) -> str:

@@ -6,7 +6,9 @@
  *   -plugin file=insns.so,out=FILE
  *
  * A mark is an instruction of user space that does nothing, a long NOP whose displacement is MARK | START or
- * MARK | STOP (harness/bench/plugin.py has the bytes). At each STOP a window is appended to FILE:
+ * MARK | STOP (harness/bench/mark.py has the bytes). A START in an open window begins it anew, and a STOP outside of
+ * one means nothing, so that a workload can mark what it does more narrowly than who runs it. When a window ends, it is
+ * appended to FILE:
  *
  *   window NUMBER INSTRUCTIONS
  *   ID PARENT ADDRESS INSTRUCTIONS
@@ -82,7 +84,8 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 
 static FILE *out;
 static uint64_t executed; /* instructions, ever */
-static uint64_t window;   /* the one that is open, or the next; the first is 1 */
+static uint64_t window;   /* which has begun last; the first is 1 */
+static uint64_t written;  /* windows in the file */
 static bool open_window;
 static uint64_t opened_at, given_until;
 
@@ -236,17 +239,6 @@ static void on_return(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t slo
 	}
 }
 
-static void on_start(unsigned int cpu, void *data)
-{
-	if (open_window)
-		fail("a window begins in another");
-	window++;
-	open_window = true;
-	opened_at = given_until = executed;
-	here = NULL;
-	now = node_of(NULL, 0);
-}
-
 static void forget(void)
 {
 	while (newest) {
@@ -264,6 +256,17 @@ static void forget(void)
 			stack->base = NULL;
 		}
 	}
+}
+
+static void on_start(unsigned int cpu, void *data)
+{
+	if (open_window)
+		forget();
+	window++;
+	open_window = true;
+	opened_at = given_until = executed;
+	here = NULL;
+	now = node_of(NULL, 0);
 }
 
 /* Nodes are linked from the newest to the oldest, and are wanted the other way round. */
@@ -284,15 +287,15 @@ static void oldest_first(void)
 static void on_stop(unsigned int cpu, void *data)
 {
 	if (!open_window)
-		fail("a window ends that has not begun");
+		return;
 	settle();
 	open_window = false;
 	oldest_first();
-	fprintf(out, "window %lu %lu\n", window, executed - opened_at);
+	fprintf(out, "window %lu %lu\n", ++written, executed - opened_at);
 	for (struct node *node = newest; node; node = node->older)
 		fprintf(out, "%lu %lu %lx %lu\n", node->id, node->parent ? node->parent->id : 0, node->address,
 			node->instructions);
-	fprintf(out, "end %lu\n", window);
+	fprintf(out, "end %lu\n", written);
 	if (fflush(out))
 		fail("the file cannot be written");
 	forget();
