@@ -19,13 +19,14 @@ WIDTH = 132
 
 
 def number(value: float) -> str:
-    """``1,359``; with a decimal where it is no whole number."""
-    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+    """``1,359``; with a decimal where there is one."""
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def signed(value: float) -> str:
     """``+75``, ``-3``, ``0``."""
-    return "0" if not value else f"{'+' if value > 0 else '-'}{number(abs(value))}"
+    size = number(abs(value))
+    return size if size == "0" else f"{'+' if value > 0 else '-'}{size}"
 
 
 def runs(row: Row) -> str:
@@ -63,7 +64,7 @@ def shown(table: Table) -> RenderableType:
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    grid.add_column("")
+    grid.add_column("", no_wrap=True)
     grid.add_column(f"{table.quantity}\nper {table.unit}", justify="right")
     grid.add_column("difference", justify="right")
     grid.add_column("boots")

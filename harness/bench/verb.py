@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from harness.paths import project_root
 from harness.run import shown
 
 PACKAGE = "selftests.bench"
-NOT_BENCHMARKS = {"__init__", "benchmark"}
+_BENCHMARK = re.compile(r"^BENCHMARK\b", re.M)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def benchmarks() -> list[str]:
     return sorted(
         path.stem
         for path in project_root().joinpath(*PACKAGE.split(".")).glob("*.py")
-        if path.stem not in NOT_BENCHMARKS and "BENCHMARK = " in path.read_text()
+        if _BENCHMARK.search(path.read_text())
     )
 
 

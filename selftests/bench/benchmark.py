@@ -6,8 +6,8 @@ both ways of measuring: exact (a guest whose clock counts instructions, driven b
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -33,6 +33,12 @@ class Sample:
     """The step (ns) that ``ns`` is told in."""
 
 
+@contextmanager
+def nothing(scene: object) -> Iterator[None]:
+    """The state of a row that adds nothing."""
+    yield
+
+
 @dataclass(frozen=True)
 class Row(Generic[S]):
     """A state of the kernel that is measured."""
@@ -49,6 +55,7 @@ class Row(Generic[S]):
     expected: float | None = None
     """Of a control: the instructions that it must cost more than the row ``against``."""
     against: str = ""
+    """Of another row: what it is compared with, where that is not the first row."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from selftests.bench.benchmark import Benchmark, Refused, Row, Sample
-from selftests.lib import pktgen, qdisc, rtnetlink, static_key
+from selftests.bench.benchmark import Benchmark, Row, nothing
+from selftests.bench.sending import SIZES, send
+from selftests.lib import qdisc, rtnetlink, static_key
 from selftests.lib.netns import Namespace
 from selftests.lib.rtnl import Link
 from selftests.lib.static_key import NF_NETDEV_EGRESS, NFPROTO_NETDEV, Key
@@ -34,9 +34,6 @@ _RETURN, _ADD = 0x06, 0x04
 ADDED = 50
 """Instructions of the control. The JIT makes one of each ``add``: ``add eax, 1``."""
 
-SHORTEST, SECONDS_PER_PACKET = 0.4e-3, 2e-6
-"""For how long to send what is dropped: not so briefly that the signal finds the sender's time slice new, and waits."""
-
 
 @dataclass(frozen=True)
 class Devices:
@@ -53,16 +50,8 @@ class Devices:
 
 @contextmanager
 def devices() -> Iterator[Devices]:
-    # pktgen logs what it cannot send, within a limit: not at all, then, for what is meant to be dropped
-    for name, value in (("message_burst", 0), ("message_cost", 3600)):
-        Path("/proc/sys/net/core", name).write_text(str(value))
     with Namespace.create("bench") as namespace:
         yield Devices(namespace.rtnl.add_dummy("foo"), namespace.rtnl.add_dummy("bar"))
-
-
-@contextmanager
-def nothing(scene: Devices) -> Iterator[None]:
-    yield
 
 
 @contextmanager
@@ -123,21 +112,6 @@ def nft(name: str, *rules: str, elsewhere: bool = False, drops: bool = False) ->
     return Row(name, state, ("nf_egress",), drops=drops)
 
 
-def send(scene: Devices, row: Row[Devices], count: int) -> Sample:
-    """Packets of 60 bytes, one after another. Raises Refused where others are lost, or pass, than shall."""
-    seconds = SHORTEST + count * SECONDS_PER_PACKET if row.drops else 0.0
-    report = pktgen.run(scene.foo, 0 if row.drops else count, seconds=seconds)
-    if report.idle_microseconds > report.busy_microseconds:
-        raise Refused(f"the sender slept for {report.idle_microseconds} us: time passed that no instruction took")
-    if row.drops:
-        if report.sent:
-            raise Refused(f"{report.sent} packets passed, of {report.sent + report.errors} that were to be dropped")
-        return Sample(report.errors, report.nanoseconds, report.quantum)
-    if report.errors or report.sent != count:
-        raise Refused(f"{report.errors} of {count} packets were lost, and {report.sent} were sent")
-    return Sample(count, report.nanoseconds, report.quantum)
-
-
 def tc_key() -> Key:
     """On while tc or a chain is at egress of any device: what __dev_queue_xmit() looks at first."""
     return Key.named("egress_needed_key")
@@ -148,7 +122,7 @@ def hook_key() -> Key:
     return static_key.netfilter_hook(NFPROTO_NETDEV, NF_NETDEV_EGRESS)
 
 
-BENCHMARK = Benchmark(
+BENCHMARK: Benchmark[Devices] = Benchmark(
     title="the netfilter egress hook: pktgen, queue_xmit on a dummy device",
     unit="packet",
     scene=devices,
@@ -164,8 +138,8 @@ BENCHMARK = Benchmark(
         tc(OK, ADDED),
         Row("none, again", nothing, role="again"),
     ),
-    run=send,
-    sizes=tuple(range(100, 1600, 200)),
+    run=lambda scene, row, count: send(scene.foo, row, count),
+    sizes=SIZES,
     needs=("pktgen",),
     keys=(tc_key, hook_key),
     symbols=("egress_needed_key", "nf_hooks_needed"),

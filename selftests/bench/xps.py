@@ -1,0 +1,81 @@
+"""What choosing a transmit queue by a BPF program costs (patches/xps_bpf): pktgen through a device with four queues.
+
+While no device has a program, a static key keeps the hook out of the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from selftests.bench.benchmark import Benchmark, Row, nothing
+from selftests.bench.sending import SIZES, send
+from selftests.lib import asm, bpf, programs, xps
+from selftests.lib.asm import R0
+from selftests.lib.netns import Namespace
+from selftests.lib.rtnl import Link
+from selftests.lib.static_key import Key
+
+QUEUES = 4
+ADDED = 50
+"""Instructions of the control. The JIT makes one of each ``add``: ``add rax, 1``."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Up, with queues to choose from."""
+
+    foo: Link
+    """Packets leave through it."""
+    other: Link
+
+
+@contextmanager
+def devices() -> Iterator[Devices]:
+    with Namespace.create("bench") as namespace:
+        foo, other = (namespace.rtnl.add_dummy(name, num_tx_queues=QUEUES) for name in ("foo", "bar"))
+        yield Devices(foo, other)
+
+
+def program(name: str, queue: int, *, elsewhere: bool = False, added: int = 0, against: str = "") -> Row[Devices]:
+    """A program that returns a queue, after so many additions."""
+
+    @contextmanager
+    def state(scene: Devices) -> Iterator[None]:
+        spin = [asm.mov_imm(R0, 0), *[asm.add_imm(R0, 1)] * added]
+        with (
+            bpf.load_filter(spin, programs.ret(queue)) as loaded,
+            xps.link(loaded, scene.other if elsewhere else scene.foo),
+        ):
+            yield
+
+    if added:
+        return Row(name, state, role="control", expected=added, against=against)
+    return Row(name, state)
+
+
+def key() -> Key:
+    """On while any device has a program."""
+    return Key.named("netdev_xps_bpf_key")
+
+
+BENCHMARK: Benchmark[Devices] = Benchmark(
+    title="XPS by BPF programs: pktgen, queue_xmit on a dummy device with four queues",
+    unit="packet",
+    scene=devices,
+    rows=(
+        Row("none", nothing),
+        program("program on another device", 1, elsewhere=True),
+        program("program returns -1", -1),
+        program("program returns 1", 1),
+        program(f"the same and {ADDED} additions", 1, added=ADDED, against="program returns 1"),
+        Row("none, again", nothing, role="again"),
+    ),
+    run=lambda scene, row, count: send(scene.foo, row, count),
+    sizes=SIZES,
+    needs=("pktgen", "xps_bpf"),
+    keys=(key,),
+    symbols=("netdev_xps_bpf_key",),
+    source="patches/xps_bpf, after an RFC of 2019",
+)
