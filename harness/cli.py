@@ -151,10 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("action", nargs="?", choices=("list", "status"), default="list")
     verb.add_argument("--source", default=Request.source, metavar="SOURCE", help=f"for status ({Request.source})")
 
-    verb = verbs.add_parser("kernels", help="the kernels in the store; prune --keep N removes the older ones")
+    verb = verbs.add_parser("kernels", help="the kernels in the store; prune removes older ones; available: the archive's")
     verb.set_defaults(verb=_kernels)
-    verb.add_argument("action", nargs="?", choices=("list", "prune"), default="list")
+    verb.add_argument("action", nargs="?", choices=("list", "prune", "available"), default="list")
     verb.add_argument("--keep", type=_natural, metavar="N", help="how many of the newest prune keeps")
+    verb.add_argument("--since", default="5.10", metavar="VERSION", help="the oldest that available shows (5.10)")
+    verb.add_argument("--update", action="store_true", help="available: read the archive's lists again")
 
     verb = verbs.add_parser("doctor", help="what this machine has, what is missing, and the command that mends it")
     verb.set_defaults(verb=_doctor)
@@ -375,12 +377,14 @@ def _series(options: argparse.Namespace) -> int:
 
 
 def _kernels(options: argparse.Namespace) -> int:
-    from harness.tables import kernels_list, kernels_prune
+    from harness.tables import kernels_available, kernels_list, kernels_prune
 
     if options.action == "prune":
         if options.keep is None:
             raise UserError("prune needs to know how many kernels stay: kproof kernels prune --keep N")
         print(kernels_prune(options.keep))
+    elif options.action == "available":
+        print(kernels_available(options.since, update=options.update))
     else:
         print(kernels_list())
     return 0

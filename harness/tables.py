@@ -59,6 +59,28 @@ def kernels_prune(keep: int) -> str:
     return f"removed {len(removed)}: {', '.join(removed)}" if removed else "nothing to remove"
 
 
+def kernels_available(since: str, *, update: bool) -> str:
+    """Kernels that the archive has, newest first: what to write, what it is, its suites, the size of the download."""
+    import sys
+
+    from harness.display import display_for
+    from harness.kernel.layout import Layout
+    from harness.kernel.ready import catalogue
+    from harness.model import IMAGE, Version
+
+    oldest = Version.parse(since)
+    with display_for(sys.stderr) as display:
+        archive = catalogue(Layout.default(), display.sink)
+        listed = [*archive.images(update=update), *archive.sources(update=update)]
+    rows = []
+    for one in sorted(listed, key=lambda one: (one.release, one.kind), reverse=True):
+        if one.release >= oldest:
+            name = f"{IMAGE if one.kind == 'image' else ''}debian:{one.version}"
+            size = "modules are gone" if one.missing else f"{one.size / 1e6:.0f} MB"
+            rows.append((name, str(one.kind), ", ".join(one.suites), size))
+    return table(("KERNEL", "KIND", "SUITES", "DOWNLOAD"), rows) if rows else f"the archive has no kernel since {since}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns, two blanks between them; the last column is not padded."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]

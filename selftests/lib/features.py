@@ -1,6 +1,7 @@
 """Probes for what tests need of a kernel: each returns None where it is there, else a reason that names what lacks.
 
-A probe tries the real thing, in a namespace of its own; the configuration (/proc/config.gz) only helps to say why.
+A probe tries the real thing, in a namespace of its own; the configuration (/proc/config.gz, or that of a ready-made
+kernel among its modules) only helps to say why.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from selftests.lib.txqueues import RESELECTION
 
 @cache
 def kernel_config() -> dict[str, str]:
-    """The running kernel's configuration without ``CONFIG_``; empty when it does not tell (no /proc/config.gz)."""
-    try:
-        text = gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
-    except FileNotFoundError:
+    """The running kernel's configuration without ``CONFIG_``; empty when it does not tell."""
+    told, kept = Path("/proc/config.gz"), Path("/lib/modules", os.uname().release, "config")
+    if told.exists():
+        text = gzip.decompress(told.read_bytes()).decode()
+    elif kept.exists():
+        text = kept.read_text()
+    else:
         return {}
     pairs = (
         line.removeprefix("CONFIG_").partition("=")[::2] for line in text.splitlines() if line.startswith("CONFIG_")
