@@ -3,8 +3,8 @@ redirect_peer helper", whose figures come from netperf's TCP_RR.
 
 ``client`` (its own namespace) -- veth -- ``entry`` (host), the door (host) -- pair -- the pod (its own). What differs
 is how the host gets a packet from ``entry`` to the pod, and back: by routing, or by BPF programs at tc ingress of
-``entry`` and of the door that know where to. Back from the pod, bpf_redirect() is all there is; netkit calls the program
-before the packet leaves the pod. Who is addressed on layer 2 is set beforehand, so that no program rewrites anything.
+``entry`` and of the door that know where to. Back from the pod, bpf_redirect() is all there is; netkit calls the
+program before the packet leaves the pod. Who is addressed on layer 2 is set beforehand: no program rewrites anything.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ LIBRARY = Path(__file__).parents[2] / "build" / "bench" / "rr.so"
 """Made of rr.c by the host (harness/bench/native.py)."""
 
 CLIENT, CLIENTS_GATEWAY = "10.1.0.1", "10.1.0.254"
-PORT = 5000
+CLIENTS_PORT, PORT = 4000, 5000
 COST = 50
 """Instructions of the control. The JIT makes one of each: ``xor eax, eax``, then ``add rax, 1``."""
 
@@ -121,16 +122,18 @@ def conversation(way: Way, pod: Pod, protocol: Protocol) -> Iterator[None]:
         server = stack.enter_context(pod.inner.namespace.socket(socket.AF_INET, kind))
         client = stack.enter_context(way.client.namespace.socket(socket.AF_INET, kind))
         server.bind((pod.address, PORT))
-        client.bind((CLIENT, PORT))
+        client.bind((CLIENT, CLIENTS_PORT))
         if protocol == "TCP":
             server.listen()
             client.connect((pod.address, PORT))
             server = stack.enter_context(server.accept()[0])
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # the end that closes first resets the connection, and leaves none in TIME_WAIT to the next row
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
             client.connect((pod.address, PORT))
-            server.connect((CLIENT, PORT))
+            server.connect((CLIENT, CLIENTS_PORT))
         way.sockets = [client, server]
         yield
         way.sockets = []
