@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("action", nargs="?", choices=("list", "status"), default="list")
     verb.add_argument("--source", default=Request.source, metavar="SOURCE", help=f"for status ({Request.source})")
 
-    verb = verbs.add_parser("kernels", help="the kernels in the store; prune removes older ones; available: the archive's")
+    verb = verbs.add_parser("kernels", help="the kernels in the store (list, prune), or in the archive (available)")
     verb.set_defaults(verb=_kernels)
     verb.add_argument("action", nargs="?", choices=("list", "prune", "available"), default="list")
     verb.add_argument("--keep", type=_natural, metavar="N", help="how many of the newest prune keeps")
@@ -285,7 +285,7 @@ def _matrix(options: argparse.Namespace) -> int:
     if options.merge:
         if not options.results:
             raise UserError("--merge needs to know where its report goes: --results DIR")
-        return merged(options.merge, results=options.results)
+        return merged(options.file, options.merge, only=options.only, results=options.results)
     if options.emit:
         print(emitted(options.file, options.emit, only=options.only), end="")
         return 0

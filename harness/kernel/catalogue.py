@@ -176,4 +176,5 @@ def _stanzas(text: str, prefix: str) -> Iterator[tuple[str, str]]:
 
 def _listed(kept: dict[str, Any]) -> Listed:
     files: Sequence[dict[str, Any]] = kept["files"]
-    return Listed(**{**kept, "suites": tuple(kept["suites"]), "files": tuple(Offer(**one) for one in files)})
+    texts = {name: tuple(kept[name]) for name in ("suites", "missing")}
+    return Listed(**{**kept, **texts, "files": tuple(Offer(**one) for one in files)})
