@@ -13,7 +13,7 @@ from harness.matrix.ledger import Record
 from harness.matrix.prepare import Facts
 from harness.tables import table
 
-TEST_SECONDS = 0.4
+TEST_SECONDS = 0.3
 """Of a test whose time nobody knows."""
 START_SECONDS = 15.0
 """Of a run: its snapshot, and what is between the guests' first and last test."""

@@ -28,10 +28,12 @@ from harness import __version__
 from harness.display import WORST_FIRST
 from harness.errors import InfraError, UserError
 from harness.kernel.files import read_json, write
+from harness.matrix.cells import Cell
 from harness.matrix.definition import Skips
 from harness.matrix.ledger import Record
-from harness.matrix.run import Done
-from harness.matrix.surprises import Expectation, Surprise, expect, of_cell
+from harness.matrix.plan import Forecast, Planned, State
+from harness.matrix.run import Done, Stage
+from harness.matrix.surprises import Expectation, Kind, Surprise, expect, of_cell
 from harness.model import Result, Version
 from harness.tables import table
 
@@ -40,6 +42,7 @@ PAGE = "matrix.html"
 SURPRISED = 1
 """Exit status."""
 NO_TESTS = 5
+LOST = "no job left its results"
 SHOWN = 40
 """Surprises that a terminal gets."""
 SLOWEST = 12
@@ -91,7 +94,7 @@ def report(
         "guests": guests,
         "tests": list(dict.fromkeys(test.nodeid for done in cells for test in done.planned.tests)),
         "cells": [_cell(done, expectations(done, skips), kinds, folder, shape) for done in cells],
-        "surprises": [{**asdict(one), "kind": str(one.kind)} for one in found],
+        "surprises": [_surprise(one) for one in found],
     }
 
 
@@ -207,8 +210,11 @@ def save(folder: Path, data: Data) -> None:
         raise InfraError(f"the results cannot be written to {folder}: {error.strerror}") from None
 
 
-def merge(folders: Sequence[Path]) -> Data:
-    """One matrix of several, each in a folder with its ``matrix.json``. UserError for one that is none."""
+def merge(folders: Sequence[Path], wanted: Sequence[Cell] = ()) -> Data:
+    """One matrix of several, each in a folder with its ``matrix.json``; of ``wanted`` cells, the missing are surprises.
+
+    Raises UserError for a folder that has none.
+    """
     parts: list[Data] = []
     for folder in folders:
         data = read_json(folder / NAME)
@@ -218,6 +224,8 @@ def merge(folders: Sequence[Path]) -> Data:
     ids = Counter(cell["id"] for part in parts for cell in part["cells"])
     if twice := [name for name, count in ids.items() if count > 1]:
         raise UserError(f"the cell {twice[0]} is in more than one of these folders")
+    lost = [cell for cell in wanted if cell.id not in ids]
+    gone = [Surprise(cell.id, "", Kind.MISSING, LOST) for cell in lost]
     return {
         **parts[0],
         "started": min(part["started"] for part in parts),
@@ -225,9 +233,23 @@ def merge(folders: Sequence[Path]) -> Data:
         "interrupted": any(part["interrupted"] for part in parts),
         "tests": list(dict.fromkeys(test for part in parts for test in part["tests"])),
         "cells": [
-            {**cell, "folder": f"{folder.name}/{cell['folder']}"}
-            for folder, part in zip(folders, parts, strict=True)
-            for cell in part["cells"]
+            *(
+                {**cell, "folder": f"{folder.name}/{cell['folder']}"}
+                for folder, part in zip(folders, parts, strict=True)
+                for cell in part["cells"]
+            ),
+            *(_lost(cell) for cell in lost),
         ],
-        "surprises": [surprise for part in parts for surprise in part["surprises"]],
+        "surprises": [*map(_surprise, gone), *(surprise for part in parts for surprise in part["surprises"])],
     }
+
+
+def _lost(cell: Cell) -> Data:
+    """A cell that nobody has run."""
+    planned = Planned(cell, Forecast(State.BUILD), (), {}, 0.0)
+    done = Done(planned, Path(cell.id), Stage.BROKEN, broken=LOST, stopped=False)
+    return _cell(done, {}, {}, Path(), ())
+
+
+def _surprise(one: Surprise) -> Data:
+    return {**asdict(one), "kind": str(one.kind)}

@@ -131,6 +131,8 @@ class Matrix:
     def run(self) -> None:
         """Run all cells. Raises KeyboardInterrupt when it was interrupted, after all has ended and is kept."""
         with ThreadPoolExecutor(self._jobs, "tests") as testers, ThreadPoolExecutor(1, "kernels") as makers:
+            # an interrupt while a pool starts a thread would hide that from the pool: let it be there before any work
+            makers.submit(int).result()
             try:
                 making = [makers.submit(self._make, group, testers) for group in self._by_kernel()]
                 for group in making:

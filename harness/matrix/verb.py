@@ -16,6 +16,7 @@ from harness.kernel.locks import locked
 from harness.matrix.cells import Cell, cells
 from harness.matrix.collect import Test, collect
 from harness.matrix.definition import Definition, load
+from harness.matrix.emit import Service, emit
 from harness.matrix.forecast import Forecaster, machine
 from harness.matrix.identity import Sources, place_of
 from harness.matrix.ledger import Ledger, Pending, Record
@@ -100,9 +101,13 @@ def matrix(
         return _leave(folder, data)
 
 
-def merged(folders: Sequence[str], *, results: str) -> int:
-    """One report of several calls' results, for example of the jobs of a CI pipeline; returns the exit status."""
-    data = merge([Path(folder) for folder in folders])
+def merged(file: str | None, folders: Sequence[str], *, only: Sequence[str], results: str) -> int:
+    """One report of several calls' results, for example of the jobs of a CI pipeline; returns the exit status.
+
+    Where a file is named, a cell of it that is in none of them is a surprise.
+    """
+    wanted = chosen(load(Path(file)), project_of(Path(file)), only) if file else ()
+    data = merge([Path(folder) for folder in folders], wanted)
     data["exit_status"] = exit_status(data)
     return _leave(Path(results).absolute(), data)
 
@@ -173,6 +178,8 @@ def _plan(
     )
 
 
-def emitted(file: str | None, service: str, *, only: Sequence[str]) -> str:
+def emitted(file: str | None, service: Service, *, only: Sequence[str]) -> str:
     """The CI file of a service that runs each cell as a job of its own."""
-    return ""
+    path = file_of(file)
+    root = project_of(path)
+    return emit(service, chosen(load(path), root, only), file=path, root=root)

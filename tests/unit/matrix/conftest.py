@@ -14,7 +14,7 @@ from harness.matrix.cells import Cell, cells
 from harness.matrix.collect import Test
 from harness.matrix.definition import Definition, load
 from harness.matrix.ledger import Found, Ledger, Pending, Record
-from harness.matrix.plan import Forecast, Machine, State, plan
+from harness.matrix.plan import Forecast, Machine, Plan, State, plan
 from harness.matrix.prepare import Facts
 from harness.matrix.run import Done, Matrix, Stage
 from harness.model import Result, Version
@@ -91,6 +91,8 @@ class World:
     """Of test files that are not as they were."""
     seen: list[tuple[str, Stage]] = field(default_factory=list)
     cores: int = 2
+    planned: Plan | None = None
+    """The last plan."""
 
     @property
     def ledger(self) -> Ledger:
@@ -114,7 +116,7 @@ class World:
             place = place_of(seen.code, seen.root, ["shape"])
             return {} if anew else self.ledger.known(place, {test.nodeid: self.of(test.file) for test in own})
 
-        planned = plan(
+        self.planned = plan(
             cells(definition.choices, self.root),
             self.tests,
             forecast=self.forecast,
@@ -126,7 +128,7 @@ class World:
             jobs=jobs,
         )
         return Matrix(
-            planned,
+            self.planned,
             steps=self,  # type: ignore[arg-type]
             ledger=self.ledger,
             pending=self.pending,
