@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--packets", type=_natural, default=0, metavar="N", help="at least so many for each row")
     verb.add_argument("--margin", metavar="N,P%", help="what counts as no difference (10,0.5%%: the larger of both)")
     verb.add_argument("--fail-if", choices=("dearer", "cheaper"), help="the verdict that makes the status 1")
+    verb.add_argument("--profile", action="store_true", help="which functions the instructions are in; flame graphs")
     verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
 
     verb = verbs.add_parser("exec", help="run one command in a guest: kproof exec [RECIPE] -- COMMAND")
@@ -343,6 +344,7 @@ def _bench(options: argparse.Namespace) -> int:
             memory_mb=options.memory,
             results=options.results,
             update=options.update,
+            profile=options.profile,
         )
     )
 

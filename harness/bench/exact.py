@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bench import initramfs
+from harness.bench.windows import plugin
 from harness.errors import BootError, InfraError, UserError
 from harness.events import Progress, Sink, ignore
 from harness.guest import machine
@@ -54,8 +55,13 @@ class Boot:
     memory_mb: int = 512
     rounds: int = 1
     """How often a row's sizes are run through."""
-    qemu: tuple[str, ...] = ()
-    """Further arguments."""
+    profile: bool = False
+    """With the plugin that counts by function, which changes nothing of what the guest does."""
+
+    @property
+    def windows(self) -> Path:
+        """What the plugin counts."""
+        return self.folder / "windows"
 
 
 @dataclass
@@ -166,7 +172,7 @@ def _run(boot: Boot, guests: _Guests, limit: float) -> dict[str, Any]:
             machine.direct_boot(str(boot.kernel.boot_image)),
             machine.serial_console(str(console)),
             root_in_memory(archives, report),
-            Device(qemu=boot.qemu),
+            *([plugin(boot.windows)] if boot.profile else []),
         ]
     )
     (folder / "qemu.sh").write_text("#!/bin/sh\nexec " + shlex.join(command) + "\n")

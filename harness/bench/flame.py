@@ -41,8 +41,8 @@ def flame_graph(profile: Profile, title: str, *, unit: str, base: Profile | None
 
     Interrupts are drawn as well. ``unit`` is what a profile's number is for: ``packet``.
     """
-    root = _tree(profile.per_unit(), "all")
-    other = _tree(base.per_unit(), "all") if base else None
+    root = _tree(profile.stacks, "all")
+    other = _tree(base.stacks, "all") if base else None
     height = HEAD + root.depth * ROW + MARGIN
     colours = "; red: dearer, blue: cheaper" if other else ""
     subtitle = f"{root.total:,.1f} instructions for one {unit}{colours}"
@@ -61,6 +61,8 @@ def flame_graph(profile: Profile, title: str, *, unit: str, base: Profile | None
 def _tree(stacks: Mapping[Stack, float], name: str) -> _Box:
     root = _Box(name)
     for stack, count in stacks.items():
+        if count < 0:  # less in longer runs: chance
+            continue
         box = root
         box.total += count
         for function in stack:

@@ -4,8 +4,9 @@ All of it, the job included, is in the initramfs; nothing from the host reaches 
 ``JOB``, JSON: ``{"benchmark": MODULE, "symbols": PATH, "rounds": 1}``. What came of it is one line of JSON on the
 second serial port, at the very end:
 
-    {"release": …, "title": …, "unit": …, "source": …, "rows": [{"name": …, "role": …, "expected": …, "against": …,
-     "samples": [[COUNT, NS, QUANTUM], …], "keys": {NAME: [BEFORE, DURING, AFTER]}}, …]}
+    {"release": …, "title": …, "unit": …, "source": …, "thread": …,
+     "rows": [{"name": …, "role": …, "expected": …, "against": …, "samples": [[COUNT, NS, QUANTUM], …],
+               "keys": {NAME: [BEFORE, DURING, AFTER]}}, …]}
     {"refused": REASON}, or {"error": TRACEBACK}
 
 A row that the kernel cannot do has ``absent``, a reason, and no samples. A state of a key is a list of its sites,
@@ -80,6 +81,7 @@ def _report() -> dict[str, Any]:
         "title": benchmark.title,
         "unit": benchmark.unit,
         "source": benchmark.source,
+        "thread": benchmark.thread,
         "rows": rows,
     }
 

@@ -1,8 +1,10 @@
 """Which functions of the kernel the instructions of a packet are in, exactly: ``kproof bench … --profile``.
 
-A TCG plugin counts in windows that the guest marks, each around one run of the workload. The difference of two runs of
-one row, of N and of more packets, has nothing of what starts and ends a run: divided by the packets that the longer one
-sent more, it is what one packet costs, and where. What came by an interrupt stands apart as ``INTERRUPTS``.
+A TCG plugin counts in windows that the guest marks, each around one run of the workload. Runs differ in length, and
+what a function has more in a longer one, for each packet more, is what a packet costs there: the slope, by the very
+estimate that the row's number comes from (harness/bench/estimate.py). What starts and ends a run is in no slope, nor is
+what was done in one run of many. So the sum over all functions is what the clock says of the row, and who shows a
+profile shows both.
 
 A function is a name of System.map without what a compiler appends (``.cold``, ``.isra.0``), so that two kernels can be
 compared. What is inlined belongs to the function that it is inlined in, as on the processor.
@@ -11,88 +13,40 @@ compared. What is inlined belongs to the function that it is inlined in, as on t
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from harness.bench.windows import USER, Window
+from harness.bench.estimate import Point, slope
+from harness.bench.symbols import Symbols
+from harness.bench.windows import Window
 
 Stack = tuple[str, ...]
 """Names of functions, the outermost first."""
 
-IN_USER_SPACE = "[user space]"
-OUTSIDE = "[BPF or a module]"
-"""Code that is not in the kernel's image. What a kernel of ours has there is what its BPF compiler made."""
 INTERRUPTS = "[interrupts]"
 
-_SYMBOL = re.compile(r"^([0-9a-f]+) (\w) (\S+)$", re.M)
-_CODE = frozenset("TtWw")
+_EXACT = 0.0
+"""The step that the plugin counts in leaves nothing open."""
+
 _INTERRUPT = re.compile(r"asm_(sysvec_\w+|common_interrupt|spurious_interrupt|exc_nmi)$")
 """Where the processor comes to by itself (arch/x86/include/asm/idtentry.h); a fault is part of what makes it."""
 
 
-class Symbols:
-    """The functions of a kernel that runs where it was linked to (``nokaslr``)."""
-
-    def __init__(self, system_map: str) -> None:
-        named: dict[int, str] = {}
-        bounds: dict[str, int] = {}
-        for address, kind, name in _SYMBOL.findall(system_map):
-            at = int(address, 16)
-            if name in ("_stext", "_end"):
-                bounds[name] = at
-            if kind in _CODE and (at not in named or _rank(name) < _rank(named[at])):
-                named[at] = name
-        self._starts = sorted(named)
-        self._names = [named[start] for start in self._starts]
-        self._first, self._end = bounds.get("_stext", 0), bounds.get("_end", 1 << 64)
-
-    def at(self, address: int) -> str:
-        """The symbol that an address is behind, or one of the names in brackets above."""
-        if address == USER:
-            return IN_USER_SPACE
-        if not self._first <= address < self._end:
-            return OUTSIDE
-        found = bisect_right(self._starts, address) - 1
-        return self._names[found] if found >= 0 else OUTSIDE
-
-
-def _rank(name: str) -> tuple[bool, int, str]:
-    """Of several names of one address: a plain one before one with underscores, the shorter one before the longer."""
-    return name.startswith("_"), len(name), name
-
-
 @dataclass(frozen=True)
 class Profile:
-    """What some packets cost, and where."""
+    """Where the instructions of one packet (transaction, call) are."""
 
-    stacks: Mapping[Stack, int]
-    """Instructions in the last function of a stack, called from those before it, in all packets; none is 0."""
-    units: int
-    """How many packets (transactions, calls)."""
+    functions: Mapping[str, float]
+    """In each function itself; what came by an interrupt is one function. None is 0."""
+    stacks: Mapping[Stack, float]
+    """In the last function of a stack, called from those before it. None is 0."""
 
     @property
     def total(self) -> float:
-        """Instructions for one packet, interrupts and all."""
-        return sum(self.stacks.values()) / self.units
-
-    @property
-    def interrupts(self) -> float:
-        """What of it is in interrupts that came meanwhile: the timer's."""
-        return sum(count for stack, count in self.stacks.items() if stack[0] == INTERRUPTS) / self.units
-
-    @property
-    def functions(self) -> dict[str, float]:
-        """Instructions for one packet in each function itself; interrupts are one function."""
-        found: Counter[str] = Counter()
-        for stack, count in self.stacks.items():
-            found[INTERRUPTS if stack[0] == INTERRUPTS else stack[-1]] += count
-        return {name: count / self.units for name, count in found.items()}
-
-    def per_unit(self) -> dict[Stack, float]:
-        """``stacks`` for one packet."""
-        return {stack: count / self.units for stack, count in self.stacks.items()}
+        """The sum over all functions."""
+        return sum(self.functions.values())
 
 
 @dataclass(frozen=True)
@@ -109,25 +63,37 @@ class Difference:
         return self.here - self.base
 
 
-def profile(runs: Iterable[tuple[int, Window]], symbols: Symbols) -> Profile:
-    """What the packets cost that the longest run of a row had more than the shortest.
+def profile(runs: Iterable[tuple[int, Window]], symbols: Symbols, thread: str = "") -> Profile:
+    """From the runs of a row, pairs of the packets sent and the window.
 
-    ``runs`` are pairs of the packets sent and the window around it. Those that no interrupt came into are taken, if
-    that leaves two of different length. Raises ValueError where all have sent the same.
+    Of all threads, or of the one whose function this is. Raises ValueError where all runs have sent the same.
     """
-    named = [(packets, stacks(window, symbols)) for packets, window in runs]
-    quiet = [run for run in named if not any(count and stack[0] == INTERRUPTS for stack, count in run[1].items())]
-    (few, less), (many, more) = _ends(quiet) if len({packets for packets, _ in quiet}) > 1 else _ends(named)
-    if few == many:
-        raise ValueError(f"a profile takes two runs that differ, and each was of {few}")
-    counts = Counter(more)
-    counts.subtract(less)
-    return Profile({stack: count for stack, count in counts.items() if count}, many - few)
+    named = [(packets, _of_thread(stacks(window, symbols), thread)) for packets, window in runs]
+    return Profile(
+        functions=_slopes([(packets, _functions(counts)) for packets, counts in named]),
+        stacks=_slopes(named),
+    )
 
 
-def _ends(runs: list[tuple[int, Counter[Stack]]]) -> tuple[tuple[int, Counter[Stack]], tuple[int, Counter[Stack]]]:
-    """The shortest and the longest."""
-    return min(runs, key=lambda run: run[0]), max(runs, key=lambda run: run[0])
+def _of_thread(counts: Counter[Stack], thread: str) -> Counter[Stack]:
+    return Counter({stack: count for stack, count in counts.items() if stack[0] == thread}) if thread else counts
+
+
+def _functions(counts: Counter[Stack]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for stack, count in counts.items():
+        found[INTERRUPTS if stack[0] == INTERRUPTS else stack[-1]] += count
+    return found
+
+
+K = TypeVar("K")
+
+
+def _slopes(runs: Sequence[tuple[int, Counter[K]]]) -> dict[K, float]:
+    """For each key, what it has more for each packet more."""
+    keys = dict.fromkeys(key for _, counts in runs for key in counts)
+    found = {key: slope([Point(packets, counts[key], _EXACT) for packets, counts in runs]).value for key in keys}
+    return {key: value for key, value in found.items() if value}
 
 
 def stacks(window: Window, symbols: Symbols) -> Counter[Stack]:
@@ -161,5 +127,6 @@ def differences(base: Profile, here: Profile) -> list[Difference]:
 
 
 def folded(profile: Profile) -> str:
-    """The stacks as tools for flame graphs read them: ``outermost;…;innermost INSTRUCTIONS``, of all packets."""
-    return "".join(f"{';'.join(stack)} {count}\n" for stack, count in sorted(profile.stacks.items()))
+    """The stacks as tools for flame graphs read them: ``outermost;…;innermost INSTRUCTIONS``, of a thousand packets."""
+    counts = {stack: round(1000 * count) for stack, count in profile.stacks.items()}
+    return "".join(f"{';'.join(stack)} {count}\n" for stack, count in sorted(counts.items()) if count > 0)

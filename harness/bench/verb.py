@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.bench.collect import exact_table
+from harness.bench.collect import Report, exact_table
 from harness.bench.exact import Boot, run_boots
 from harness.bench.initramfs import Closure, closure, initramfs
 from harness.bench.judge import Margin, compare, objections
@@ -22,6 +23,9 @@ from harness.events import Notice, Phase, Sink
 from harness.model import Kernel, Request
 from harness.paths import project_root
 from harness.run import shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PACKAGE = "selftests.bench"
 _BENCHMARK = re.compile(r"^BENCHMARK\b", re.M)
@@ -53,6 +57,20 @@ class Wish:
     memory_mb: int = 512
     results: str | None = None
     update: bool = False
+    profile: bool = False
+    """In the first boot of each kernel, also count by function."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A kernel, and what came of it."""
+
+    table: Table
+    kernel: Kernel
+    report: Report
+    """Of its first boot."""
+    windows: Path
+    """What that boot's plugin counted, where there was one."""
 
 
 def check_exact(accel: str | None, cpus: int) -> None:
@@ -133,7 +151,8 @@ def bench(wish: Wish) -> int:
     with display_for(sys.stderr) as display:
         kernels = _kernels(wish, display.sink)
         folder = open_folder(run_folder(project_root() / "results", wish.results), latest=not wish.results)
-        tables = _measure(wish, benchmark, parts, kernels, folder, display.sink)
+        measured = _measure(wish, benchmark, parts, kernels, folder, display.sink)
+    tables = [one.table for one in measured]
     comparison = compare(tables[0], tables[1], wish.margin) if wish.base else None
     said = [line for table in tables for line in objections(table, wish.margin)]
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
@@ -141,11 +160,28 @@ def bench(wish: Wish) -> int:
         console.print(shown_table(table))
     if comparison:
         console.print(shown_changes(comparison, str(wish.margin)))
+    if wish.profile:
+        said += _profile(wish, measured, comparison, folder / "profile", console)
     write_results(folder, tables, comparison, margin=str(wish.margin), objections=said, fail_if=wish.fail_if)
     print(shown(folder))
     if said:
         raise InfraError("no result: " + "; ".join(said))
     return int(comparison is not None and _fails(comparison, wish.fail_if))
+
+
+def _profile(
+    wish: Wish, measured: Sequence[_Measured], comparison: Comparison | None, folder: Path, console: Console
+) -> list[str]:
+    """Show and write down where the instructions are; returns why that means nothing, if it does."""
+    from harness.bench.profiled import objections, profiled, shown_changes, shown_rows, write_profiles
+
+    found = [profiled(one.table, 0, one.report, one.windows, one.kernel) for one in measured]
+    for one in measured:
+        one.windows.unlink()
+    for grid in shown_changes(found[0], found[1], comparison) if comparison else shown_rows(found[0]):
+        console.print(grid)
+    write_profiles(folder, dict(zip(("base", "patched") if comparison else ("",), found, strict=True)))
+    return [line for one in found for line in objections(one, wish.margin)]
 
 
 def _fails(comparison: Comparison, fail_if: Verdict | None) -> bool:
@@ -166,7 +202,7 @@ def _kernels(wish: Wish, events: Sink) -> list[Kernel]:
 
 def _measure(
     wish: Wish, benchmark: Benched, parts: Closure, kernels: Sequence[Kernel], folder: Path, events: Sink
-) -> list[Table]:
+) -> list[_Measured]:
     from harness.guest.accel import measured_host
 
     began = time.monotonic()
@@ -181,6 +217,7 @@ def _measure(
             folder=folder / "guests" / (f"{('base', 'patched')[index]}{number}" if wish.base else f"g{number}"),
             rounds=rounds,
             memory_mb=wish.memory_mb,
+            profile=wish.profile and not number,
         )
         for number in range(wish.boots)
         for index, kernel in enumerate(kernels)
@@ -191,6 +228,11 @@ def _measure(
     reports = run_boots(boots, speed=measured_host().speed, events=events)
     seconds = time.monotonic() - began
     return [
-        exact_table(benchmark.name, kernel, reports[index :: len(kernels)], seconds)
+        _Measured(
+            table=exact_table(benchmark.name, kernel, reports[index :: len(kernels)], seconds),
+            kernel=kernel,
+            report=reports[index],
+            windows=boots[index].windows,
+        )
         for index, kernel in enumerate(kernels)
     ]

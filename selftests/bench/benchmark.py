@@ -84,3 +84,5 @@ class Benchmark(Generic[S]):
     """The kernel's symbols that ``keys`` look up."""
     source: str = ""
     """Where such rows were published."""
+    thread: str = ""
+    """The function of the kernel that the thread which does the work is in: a profile leaves out all other threads."""

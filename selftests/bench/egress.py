@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from selftests.bench.benchmark import Benchmark, Row, nothing
-from selftests.bench.sending import SIZES, send
+from selftests.bench.sending import SIZES, THREAD, send
 from selftests.lib import qdisc, rtnetlink, static_key
 from selftests.lib.netns import Namespace
 from selftests.lib.rtnl import Link
@@ -140,6 +140,7 @@ BENCHMARK: Benchmark[Devices] = Benchmark(
     ),
     run=lambda scene, row, count: send(scene.foo, row, count),
     sizes=SIZES,
+    thread=THREAD,
     needs=("pktgen",),
     keys=(tc_key, hook_key),
     symbols=("egress_needed_key", "nf_hooks_needed"),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from selftests.bench.benchmark import Benchmark, Row, Sample, nothing
-from selftests.bench.sending import SIZES, send
+from selftests.bench.sending import SIZES, THREAD, send
 from selftests.lib import asm, bpf, hooks, programs
 from selftests.lib.asm import R0, Fragment
 from selftests.lib.bpf import AttachType, Verdict
@@ -79,6 +79,7 @@ BENCHMARK: Benchmark[Pairs] = Benchmark(
     ),
     run=run,
     sizes=SIZES,
+    thread=THREAD,
     needs=("pktgen", "tcx", "netkit"),
     source="35dfaad7188c, Linux 6.7",
 )

@@ -182,9 +182,8 @@ def redirected(
 
     needs = ("clsact", *needs)
     if cost:
-        return Row(
-            f"{protocol}, {name} and {cost}", state, needs, role="control", expected=cost, against=f"{protocol}, {name}"
-        )
+        against = f"{protocol}, {name}"
+        return Row(f"{against}, {cost} more", state, needs, role="control", expected=cost, against=against)
     return _row(protocol, name, state, needs)
 
 

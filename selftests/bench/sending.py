@@ -17,6 +17,9 @@ from selftests.lib.rtnl import Link
 SIZES = tuple(range(100, 1600, 200))
 """Packets of up to 2,500 instructions, in runs of less than 4 ms."""
 
+THREAD = "pktgen_thread_worker"
+"""What a profile is of. A run has other threads as well: who sets it up, and who is on while it waits for a tick."""
+
 SHORTEST, SECONDS_PER_PACKET = 0.7e-3, 1.9e-6
 """For how long to send what is dropped: not so briefly that the signal finds the sender's time slice new, and waits."""
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from selftests.bench.benchmark import Benchmark, Row, nothing
-from selftests.bench.sending import SIZES, send
+from selftests.bench.sending import SIZES, THREAD, send
 from selftests.lib import asm, bpf, programs, xps
 from selftests.lib.asm import R0
 from selftests.lib.netns import Namespace
@@ -74,6 +74,7 @@ BENCHMARK: Benchmark[Devices] = Benchmark(
     ),
     run=lambda scene, row, count: send(scene.foo, row, count),
     sizes=SIZES,
+    thread=THREAD,
     needs=("pktgen", "xps_bpf"),
     keys=(key,),
     symbols=("netdev_xps_bpf_key",),

@@ -9,7 +9,8 @@ import pytest
 
 from harness.bench import mark, native, profile, windows
 from harness.bench.flame import flame_graph
-from harness.bench.profile import INTERRUPTS, OUTSIDE, Profile, Symbols
+from harness.bench.profile import INTERRUPTS, Profile
+from harness.bench.symbols import IN_USER_SPACE, OUTSIDE, Symbols
 from harness.bench.windows import Window
 from harness.errors import InfraError
 
@@ -80,7 +81,6 @@ class TestSymbols:
 class TestProfile:
     def test_what_starts_and_ends_a_run_is_not_in_it(self, symbols: Symbols) -> None:
         found = profile.profile([run(100), run(300)], symbols)
-        assert found.units == 200
         assert found.functions == {
             "[user space]": 10,
             "__x64_sys_sendto": 20,
@@ -88,26 +88,26 @@ class TestProfile:
             "validate_xmit_skb": 40,
             OUTSIDE: 5,
         }
-        assert found.total == sum(found.functions.values()) == 105
+        assert found.total == sum(found.stacks.values()) == 105
 
-    def test_the_longest_and_the_shortest_are_taken(self, symbols: Symbols) -> None:
-        assert profile.profile([run(300), run(500), run(100)], symbols).units == 400
-
-    def test_runs_that_no_interrupt_came_into_are_preferred(self, symbols: Symbols) -> None:
-        runs = [run(100), run(300), run(500, ticks=2)]
-        found = profile.profile(runs, symbols)
-        assert (found.units, found.interrupts, found.total) == (200, 0, 105)
+    def test_nor_is_what_was_done_in_one_run_of_many(self, symbols: Symbols) -> None:
+        runs = [run(packets) for packets in (100, 200, 400, 500)]
+        assert profile.profile([*runs, run(300, ticks=9)], symbols) == profile.profile(runs, symbols)
 
     def test_interrupts_stand_apart(self, symbols: Symbols) -> None:
         found = profile.profile([run(100, ticks=1), run(300, ticks=3)], symbols)
-        assert found.interrupts == 2 * 77 / 200
-        assert found.functions[INTERRUPTS] == found.interrupts
+        assert found.functions[INTERRUPTS] == 2 * 77 / 200
         assert "handle_softirqs" not in found.functions
-        assert found.total - found.interrupts == 105
+        assert found.total == pytest.approx(105 + 2 * 77 / 200)
         assert (INTERRUPTS, "asm_sysvec_apic_timer_interrupt", "handle_softirqs") in found.stacks
 
+    def test_other_threads_are_left_out(self, symbols: Symbols) -> None:
+        found = profile.profile([run(100, ticks=1), run(300, ticks=3)], symbols, thread="entry_SYSCALL_64")
+        assert found.total == 95
+        assert {IN_USER_SPACE, INTERRUPTS}.isdisjoint(found.functions)
+
     def test_runs_of_one_length_tell_nothing(self, symbols: Symbols) -> None:
-        with pytest.raises(ValueError, match="each was of 100"):
+        with pytest.raises(ValueError, match="different lengths"):
             profile.profile([run(100), run(100)], symbols)
 
     def test_parts_of_a_function_are_that_function(self, symbols: Symbols) -> None:
@@ -131,15 +131,15 @@ class TestProfile:
         assert slow.total - base.total == 50
 
     def test_the_greatest_difference_is_first(self) -> None:
-        base = Profile({("a",): 10, ("b",): 50, ("c",): 7}, 1)
-        here = Profile({("a",): 30, ("c",): 14, ("d",): 2}, 2)
+        base = Profile({"a": 10, "b": 50, "c": 7}, {})
+        here = Profile({"a": 15, "c": 7, "d": 1}, {})
         found = profile.differences(base, here)
         assert [(one.function, one.more) for one in found] == [("b", -50), ("a", 5), ("d", 1)]
         assert sum(one.more for one in found) == here.total - base.total
 
     def test_stacks_for_other_tools(self, symbols: Symbols) -> None:
         text = profile.folded(profile.profile([run(100), run(300)], symbols))
-        assert "entry_SYSCALL_64;__x64_sys_sendto;__dev_queue_xmit;validate_xmit_skb 8000\n" in text
+        assert "entry_SYSCALL_64;__x64_sys_sendto;__dev_queue_xmit;validate_xmit_skb 40000\n" in text
 
 
 class TestFile:
@@ -176,7 +176,7 @@ class TestFile:
 
 
 class TestFlameGraph:
-    BASE = Profile({("send", "xmit"): 100, ("send",): 50, (INTERRUPTS, "tick"): 2}, 2)
+    BASE = Profile({}, {("send", "xmit"): 50, ("send",): 25, (INTERRUPTS, "tick"): 1})
 
     def test_each_box_tells_what_it_costs(self) -> None:
         svg = flame_graph(self.BASE, "egress <none>", unit="packet")
@@ -185,11 +185,12 @@ class TestFlameGraph:
         assert "egress &lt;none&gt;" in svg
 
     def test_each_box_tells_its_difference(self) -> None:
-        here = Profile({("send", "xmit"): 300, ("send", "new"): 30, ("send",): 50}, 2)
+        here = Profile({}, {("send", "xmit"): 150, ("send", "new"): 15, ("send",): 25, ("gone",): -1})
         svg = flame_graph(here, "egress", unit="packet", base=self.BASE)
         assert "150.0 in itself; +100.0 in all, +100.0 in itself</title>" in svg
         assert "15.0 in itself; +15.0 in all, +15.0 in itself</title>" in svg
         assert "25.0 in itself; +115.0 in all, +0.0 in itself</title>" in svg
+        assert "gone" not in svg
 
 
 def test_the_plugin_compiles_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
