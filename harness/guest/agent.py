@@ -64,6 +64,12 @@ MOUNTS = (
     ("bpf", "/sys/fs/bpf", "mode=700"),
 )
 
+# Modules that bring devices of their own when a test's first one makes the kernel load them.
+MODULE_OPTIONS = """options dummy numdummies=0
+options ifb numifbs=0
+options bonding max_bonds=0
+"""
+
 # An NMI from the host makes a kernel that does nothing else any more say where it is. And the markers that cut its log
 # must not be dropped, as the kernel does with what user space writes in quick succession.
 SYSCTLS = {"unknown_nmi_panic": "1", "printk_devkmsg": "on"}
@@ -189,8 +195,11 @@ def prepare() -> None:
             with _kept_below(place):
                 _mount(kind, place, options, MS_NOSUID)
     if modules := _disk(MODULES):  # from here on, the kernel loads what it is asked for (modprobe(8))
-        os.makedirs("/lib/modules", exist_ok=True)
+        if not os.path.isdir("/lib/modules"):
+            _make_folder("/lib/modules")
         _mount(modules, "/lib/modules", flags=MS_RDONLY, kind="erofs")
+        os.makedirs("/run/modprobe.d", exist_ok=True)
+        Path("/run/modprobe.d/kproof.conf").write_text(MODULE_OPTIONS)  # modprobe.d(5)
     for name, value in SYSCTLS.items():
         Path("/proc/sys/kernel", name).write_text(f"{value}\n")
     for name, value in SYSCTLS_IF_THERE.items():
@@ -198,6 +207,20 @@ def prepare() -> None:
             path.write_text(f"{value}\n")
     _loopback_up()
     sys.path[:] = [folder for folder in sys.path if folder]
+
+
+def _make_folder(name: str) -> None:
+    """Make a folder, if need be in a tmpfs over the one that it shall be in: a host's root is read-only."""
+    try:
+        os.mkdir(name)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        parent = os.path.realpath(os.path.dirname(name))
+        os.makedirs("/run/kproof/upper")
+        os.makedirs("/run/kproof/work")
+        _mount("overlay", parent, f"lowerdir={parent},upperdir=/run/kproof/upper,workdir=/run/kproof/work")
+        os.mkdir(name)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
  * Process 1 of a ready-made kernel until its root is there: does what /plan says, line by line.
  *
  *	load PATH		load a module, and free the memory of its file
- *	mount TYPE SOURCE	mount the root, read-only
- *	exec PATH		go on in that root
+ *	mount TYPE SOURCE [OPTIONS]	mount the root, read-only
+ *	exec PATH		go on in that root, with the arguments and environment that the kernel gave
  *
  * What a kernel with all of it built in does by itself is left to that kernel's own words: nothing here but the way
  * into the root. A module that is refused is told and passed over, for a processor may lack what a fast variant of a
@@ -70,19 +70,17 @@ static void load(const char *path)
 	CALL(unlink, path, 0, 0, 0, 0);
 }
 
-static void mount_root(const char *type, const char *source)
+static void mount_root(const char *type, const char *source, const char *options)
 {
-	long result = CALL(mount, source, TARGET, type, MS_RDONLY, 0);
+	long result = CALL(mount, source, TARGET, type, MS_RDONLY, options);
 
 	if (result < 0)
 		complain("mount", source, result);
 }
 
-static void enter(char *program)
+static void enter(char *program, char **arguments, char **environment)
 {
-	static char *environment[] = { "HOME=/", "TERM=linux", 0 };
-	char *arguments[] = { program, 0 };
-
+	arguments[0] = program;
 	CALL(chdir, TARGET, 0, 0, 0, 0);
 	CALL(mount, ".", "/", 0, MS_MOVE, 0);
 	CALL(chroot, ".", 0, 0, 0, 0);
@@ -100,10 +98,18 @@ static char *cut(char *text, char at)
 	return text;
 }
 
-__attribute__((force_align_arg_pointer, used)) void _start(void)
+/* The stack of a new program has the count of its arguments, these, a null, its environment, and a null. */
+__asm__(".globl _start\n"
+	"_start:\n"
+	"	mov %rsp, %rdi\n"
+	"	and $-16, %rsp\n"
+	"	call begin\n");
+
+__attribute__((used)) void begin(char **stack)
 {
 	static char plan[4096];
-	char *line = plan, *next, *first, *second;
+	char *line = plan, *next, *first, *second, *third;
+	char **arguments = stack + 1, **environment = arguments + (long)*stack + 1;
 	long fd;
 
 	CALL(mkdir, "/dev", 0755, 0, 0, 0);
@@ -116,15 +122,16 @@ __attribute__((force_align_arg_pointer, used)) void _start(void)
 		next = cut(line, '\n');
 		first = cut(line, ' ');
 		second = cut(first, ' ');
+		third = cut(second, ' ');
 		switch (*line) {
 		case 'l':
 			load(first);
 			break;
 		case 'm':
-			mount_root(first, second);
+			mount_root(first, second, third);
 			break;
 		case 'e':
-			enter(first);
+			enter(first, arguments, environment);
 			break;
 		}
 	}

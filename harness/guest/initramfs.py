@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from virtme.cpiowriter import CpioWriter  # type: ignore[import-untyped]
@@ -20,11 +21,11 @@ COMPILER = ("gcc", "-Os", "-Wall", "-Werror", "-static", "-nostdlib", "-ffreesta
 LIMIT = 60.0
 
 
-def initramfs(kernel: Kernel, *, mount: tuple[str, str], init: str) -> Path:
+def initramfs(kernel: Kernel, *, mount: Sequence[str], init: str) -> Path:
     """The initramfs (cpio, not compressed) that mounts a root and goes on with ``init`` in it.
 
-    ``mount`` is the root's type and source: ``("erofs", "/dev/vda")``. It is kept with the kernel. Raises InfraError
-    when the compiler is missing or fails.
+    ``mount`` is the root's type and source, and options if it has any: ``("erofs", "/dev/vda")``. It is kept with the
+    kernel. Raises InfraError when the compiler is missing or fails.
     """
     modules = sorted(kernel.floor.iterdir())
     plan = [f"load /{path.name}" for path in modules] + [f"mount {' '.join(mount)}", f"exec {init}"]

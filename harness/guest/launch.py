@@ -27,6 +27,7 @@ from harness.guest.agent import ENVIRONMENT, KEEP, MODULES
 from harness.guest.image import INIT
 from harness.guest.machine import Device
 from harness.guest.share import project_disk
+from harness.guest.virtiofs import over_virtiofs, serve_root
 from harness.model import Accelerator, GuestSpec
 from harness.paths import project_root
 
@@ -46,6 +47,8 @@ class Guest:
     """QMP (JSON lines); nobody need speak on it."""
     control: socket.socket
     """A line on it makes the guest's kernel say what it is doing (agent.py)."""
+    helpers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """What serves this QEMU, and ends with it."""
     started: float = field(default_factory=time.monotonic)
     peak_mb: float = 0.0
     """The most memory that QEMU was seen to have resident; see ``weigh``."""
@@ -103,8 +106,9 @@ class Guest:
         self.weigh()
         for end in (self.channel, self.monitor, self.control):
             end.close()
-        self.process.kill()
-        self.process.wait()
+        for process in (self.process, *self.helpers):
+            process.kill()
+            process.wait()
 
 
 def launch(spec: GuestSpec, name: str) -> Guest:
@@ -121,10 +125,19 @@ def launch(spec: GuestSpec, name: str) -> Guest:
             unless_done.callback(ours.close)
         fds = [stack.enter_context(theirs).fileno() for _, theirs in pairs]
         extra = [machine.ports(channel=fds[0], control=fds[2]), machine.monitor(fds[1])]
+        helpers: list[subprocess.Popen[bytes]] = []
         if spec.snapshot:
             fds.append(stack.enter_context(open(spec.snapshot, "rb", buffering=0)).fileno())
             extra.append(machine.restored_from(fds[3]))
         command = _image_command(spec, extra) if spec.launcher == "image" else _virtme_command(spec, extra)
+        if spec.launcher == "virtme" and spec.shares == "disk":
+            daemon_log = stack.enter_context(open(folder / "virtiofsd.log", "wb", buffering=0))
+            daemon, end = serve_root(daemon_log, die_with(os.getpid()))
+            helpers.append(daemon)
+            unless_done.callback(daemon.wait)
+            unless_done.callback(daemon.kill)
+            fds.append(stack.enter_context(end).fileno())
+            command = over_virtiofs(command, fd=fds[-1], memory_mb=spec.memory_mb)
         (folder / "qemu.sh").write_text("#!/bin/sh\nexec " + shlex.join(command) + "\n")
         log = stack.enter_context(open(folder / "qemu.log", "wb", buffering=0))
         # virtme-run lets QEMU write the console to standard error
@@ -144,7 +157,9 @@ def launch(spec: GuestSpec, name: str) -> Guest:
             raise InfraError(f"{command[0]} is missing; run: apt install qemu-system-x86") from None
         unless_done.pop_all()
     channel, monitor, control = (ours for ours, _ in pairs)
-    return Guest(name=name, spec=spec, process=process, channel=channel, monitor=monitor, control=control)
+    return Guest(
+        name=name, spec=spec, process=process, channel=channel, monitor=monitor, control=control, helpers=helpers
+    )
 
 
 def check_image(kernel: Path) -> None:
@@ -181,7 +196,9 @@ def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
     agent = ["env", *(f"{key}={value}" for key, value in ENVIRONMENT.items()), f"PYTHONPATH={project_root()}"]
     agent += [f"{KEEP}={project_root()}:{spec.project}:{spec.env.get('PATH', '')}"]
     agent += [sys.executable, "-m", "harness.guest.agent"]
-    devices = [word for device in [*extra, machine.entropy()] for word in device.qemu]
+    disks = [machine.disk(spec.modules, MODULES)] if spec.modules else []
+    devices = [word for device in [*extra, machine.entropy(), *disks] for word in device.qemu]
+    devices += ["-initrd", spec.initramfs] if spec.initramfs else []
     if spec.accel == "tcg":  # virtme-run leaves it to QEMU's defaults
         devices += ["-accel", machine.accelerator(spec.accel, spec.cpus)]
     command = virtme_command(
@@ -229,6 +246,13 @@ def virtme_command(
     if done.returncode:
         raise InfraError(f"virtme-run: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     return shlex.split(done.stdout)
+
+
+def virtme_init() -> str:
+    """The init that virtme-ng boots."""
+    from virtme import resources  # type: ignore[import-untyped]
+
+    return f"{resources.find_guest_tools()}/bin/virtme-ng-init"
 
 
 def require_qemu() -> None:
