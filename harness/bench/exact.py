@@ -184,10 +184,10 @@ def _run(boot: Boot, guests: _Guests, limit: float) -> dict[str, Any]:
                 raise BootError(f"the guest did not end within {limit:.0f} s: {_evidence(console)}") from None
     finally:
         archives.unlink()
-    return _read(report, console, folder / "qemu.log")
+    return read_report(report, console, folder / "qemu.log")
 
 
-def _read(report: Path, console: Path, log: Path) -> dict[str, Any]:
+def read_report(report: Path, console: Path, log: Path) -> dict[str, Any]:
     """The guest's report. Raises as ``run_boots``."""
     try:
         told: dict[str, Any] = json.loads(report.read_text())
@@ -214,8 +214,4 @@ def _job(boot: Boot) -> bytes:
     wanted = {*boot.symbols, *_JUMP_TABLE}
     lines = [line[0] for line in _SYMBOL.finditer(boot.kernel.system_map.read_text()) if line[3] in wanted]
     job = {"benchmark": boot.benchmark, "symbols": SYMBOLS, "rounds": boot.rounds}
-    entries = {
-        JOB: initramfs.plain(json.dumps(job).encode()),
-        SYMBOLS: initramfs.plain("".join(f"{line}\n" for line in lines).encode()),
-    }
-    return initramfs.archive(entries)
+    return initramfs.archive({JOB: json.dumps(job).encode(), SYMBOLS: "".join(f"{line}\n" for line in lines).encode()})

@@ -8,15 +8,18 @@ that; byte-code only, because there is nothing to write it to. Two archives one 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import py_compile
-import stat
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from virtme.cpiowriter import CpioWriter  # type: ignore[import-untyped]
 
 from harness.bench.native import workload
 from harness.errors import UserError
@@ -24,7 +27,7 @@ from harness.guest.image import SITE, shared_libraries
 from harness.kernel.files import disk_errors, scratch, write
 from harness.paths import cache_root, project_root
 
-FORMAT = "1"  # raise when the layout below changes
+FORMAT = "2"  # raise when the layout below changes
 KEPT = 4
 FOLDERS = ("dev", "proc", "sys", "tmp", "run", "root", "kproof")
 
@@ -57,7 +60,7 @@ class Closure:
     """How many packets (or what it counts) one round of a row's runs has."""
 
 
-def initramfs(files: dict[str, Path]) -> Path:
+def initramfs(files: Mapping[str, Path]) -> Path:
     """The archive of a closure's files, from the cache or made now."""
     facts = [FORMAT, sys.executable, *(f"{name} {path} {_state(path)}" for name, path in sorted(files.items()))]
     identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
@@ -74,62 +77,52 @@ def initramfs(files: dict[str, Path]) -> Path:
     return target
 
 
-def archive(entries: dict[str, tuple[int, bytes]]) -> bytes:
-    """A cpio archive in format ``newc``: mode and content by absolute path, folders before what is in them.
+def archive(files: Mapping[str, bytes], *, programs: Collection[str] = (), console: bool = False) -> bytes:
+    """A cpio archive of files by absolute path, and the folders that they are in; ``programs`` of them can be executed.
 
-    Owner 0, time 0. A character device's content are its two numbers.
+    ``console``: with the device that the kernel opens for process 1.
     """
-    out = bytearray()
-    for number, (name, (mode, data)) in enumerate(entries.items(), 1):
-        device = data if stat.S_ISCHR(mode) else b"\0\0"
-        out += _entry(number, name.lstrip("/"), mode, b"" if stat.S_ISCHR(mode) else data, device[0], device[1])
-    out += _entry(0, "TRAILER!!!", 0, b"", 0, 0)
-    return bytes(out.ljust(len(out) + 511 & ~511, b"\0"))
+    buffer = io.BytesIO()
+    writer = CpioWriter(buffer)
+    folders = dict.fromkeys(parent for name in files for parent in reversed(Path(name).parents))
+    for folder in folders:
+        if folder.name:
+            writer.mkdir(_name(str(folder)), 0o755)
+    if console:
+        writer.mkchardev(b"dev/console", (5, 1), 0o600)
+    for name, data in files.items():
+        writer.write_file(_name(name), data, 0o755 if name in programs else 0o644)
+    writer.write_trailer()
+    return buffer.getvalue()
 
 
-def _entry(number: int, name: str, mode: int, data: bytes, major: int, minor: int) -> bytes:
-    """Header of 110 hexadecimal digits, name, data, each filled up to 4 bytes."""
-    encoded = name.encode() + b"\0"
-    fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(encoded), 0)
-    head = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
-    return head.ljust(len(head) + 3 & ~3, b"\0") + data.ljust(len(data) + 3 & ~3, b"\0")
+def _name(path: str) -> bytes:
+    return path.lstrip("/").encode()
 
 
-def plain(content: bytes, *, executable: bool = False) -> tuple[int, bytes]:
-    """An entry that is a file."""
-    return stat.S_IFREG | (0o755 if executable else 0o644), content
-
-
-def with_folders(entries: dict[str, tuple[int, bytes]]) -> dict[str, tuple[int, bytes]]:
-    """The same, and the folders that they are in before them."""
-    folders: dict[str, tuple[int, bytes]] = {}
-    for name in entries:
-        for parent in reversed(Path(name).parents):
-            if str(parent) not in ("/", "."):
-                folders[str(parent)] = (stat.S_IFDIR | 0o755, b"")
-    return folders | entries
-
-
-def _root(files: dict[str, Path], folder: Path) -> bytes:
+def _root(files: Mapping[str, Path], folder: Path) -> bytes:
     interpreter = os.path.realpath(sys.executable)
     driver = f"import sys\nsys.path.insert(0, {SITE!r})\nfrom harness.bench import guest\nguest.main()\n"
-    entries = {f"/{name}/.keep": plain(b"") for name in FOLDERS}
-    entries["/dev/console"] = (stat.S_IFCHR | 0o600, bytes((5, 1)))
-    entries[_INIT] = plain(f"#!{interpreter} -sSBP\n{driver}".encode(), executable=True)
+    contents = {f"/{name}/.keep": b"" for name in FOLDERS}
+    contents[_INIT] = f"#!{interpreter} -sSBP\n{driver}".encode()
     with scratch(folder, "making-") as work:
         for name, path in files.items():
-            content = path.read_bytes()
-            if name.endswith(".pyc"):
-                compiled = py_compile.compile(
-                    str(path),
-                    cfile=str(work / "module.pyc"),
-                    dfile=name.removesuffix("c"),
-                    doraise=True,
-                    invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-                )
-                content = Path(str(compiled)).read_bytes()
-            entries[name] = plain(content, executable=os.access(path, os.X_OK))
-    return archive(with_folders(entries))
+            contents[name] = _compiled(path, name, work) if name.endswith(".pyc") else path.read_bytes()
+    programs = {_INIT, *(name for name, path in files.items() if os.access(path, os.X_OK))}
+    return archive(contents, programs=programs, console=True)
+
+
+def _compiled(path: Path, name: str, work: Path) -> bytes:
+    """Byte-code that is valid whatever its source's time stamp: in the guest it has none."""
+    target = work / "module.pyc"
+    py_compile.compile(
+        str(path),
+        cfile=str(target),
+        dfile=name.removesuffix("c"),
+        doraise=True,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+    return target.read_bytes()
 
 
 def closure(benchmark: str, folder: Path) -> Closure:

@@ -50,7 +50,12 @@ def role_text(table: Table, row: Row) -> str:
         cost = row.value - table.row(row.against).value
         held = "control holds" if table.control_holds(row) else "CONTROL FAILS"
         return f"{held}: {signed(cost)} of {row.expected:g}"
-    return row.absent
+    return "absent" if row.absent else ""
+
+
+def absences(table: Table) -> list[str]:
+    """Why rows are absent, each reason once."""
+    return list(dict.fromkeys(f"absent: {row.absent}" for row in table.rows if row.absent))
 
 
 def shown(table: Table) -> RenderableType:
@@ -82,7 +87,8 @@ def shown(table: Table) -> RenderableType:
             role_text(table, row),
         )
     keys_told = "; static keys: before, during and after the row" if keys else ""
-    grid.caption = f"resolution: {table.resolution:.2g} {table.quantity}{keys_told}"
+    resolution = f"resolution: {table.resolution:.2g} {table.quantity}{keys_told}"
+    grid.caption = "\n".join([resolution, *absences(table)])
     grid.caption_justify = "left"
     return grid
 
