@@ -17,7 +17,7 @@ from harness.guest.image import SITE
 
 def entries(data: bytes) -> dict[str, tuple[int, bytes]]:
     """Mode and content by name of a cpio archive in format newc, as the kernel reads it (init/initramfs.c)."""
-    found = {}
+    found: dict[str, tuple[int, bytes]] = {}
     at = 0
     while True:
         assert data[at : at + 6] == b"070701", at

@@ -89,8 +89,8 @@ def test_relative_margin_is_of_the_base() -> None:
 
 
 def test_difference_below_the_resolution_is_none() -> None:
-    coarse = [good(1000, 1200, row("drop", value, resolution=4.0)) for value in (1400, 1403)]
-    change = compare(*coarse, Margin(1, 0)).changes[-1]
+    base, patched = (good(1000, 1200, row("drop", value, resolution=4.0)) for value in (1400, 1403))
+    change = compare(base, patched, Margin(1, 0)).changes[-1]
     assert (change.row, change.verdict, change.margin) == ("drop", Verdict.SAME, 4.0)
 
 
