@@ -8,11 +8,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from harness import __version__
 from harness.errors import KproofError, UserError
 from harness.model import Request
+
+if TYPE_CHECKING:
+    from harness.bench import clocked
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -130,9 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     _size_options(verb, cpus=1)
     verb.add_argument("--base", metavar="RECIPE", help="compare with this kernel, for example 'NETFILTER_EGRESS=n'")
     verb.add_argument("--patched", metavar="RECIPE", help="what is compared with it (what the other options say)")
-    verb.add_argument("--boots", type=_positive, default=3, metavar="N", help="how many boots of each kernel (3)")
+    verb.add_argument("--boots", type=_positive, metavar="N", help="how many boots of each kernel (3; with --time 6)")
     verb.add_argument("--packets", type=_natural, default=0, metavar="N", help="at least so many for each row")
     verb.add_argument("--margin", metavar="N,P%", help="what counts as no difference (10,0.5%%: the larger of both)")
+    verb.add_argument("--time", action="store_true", help="measure time, in turn, and judge by statistics (margin 1%%)")
     verb.add_argument("--fail-if", choices=("dearer", "cheaper"), help="the verdict that makes the status 1")
     verb.add_argument("--profile", action="store_true", help="which functions the instructions are in; flame graphs")
     verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
@@ -329,7 +333,9 @@ def _bench(options: argparse.Namespace) -> int:
     from harness.bench.model import Verdict
     from harness.bench.verb import Wish, base_and_patched, bench, check_exact
 
-    check_exact(options.accel, options.cpus)
+    clock = _clock(options) if options.time else None
+    if not clock:
+        check_exact(options.accel, options.cpus)
     series, options.series = options.series or (), None
     base, request = base_and_patched(_request(options), options.base, options.patched, series, Path.cwd())
     return bench(
@@ -337,15 +343,32 @@ def _bench(options: argparse.Namespace) -> int:
             name=options.name,
             request=request,
             base=base,
-            boots=options.boots,
+            boots=options.boots or Wish.boots,
             packets=options.packets,
-            margin=Margin.parse(options.margin) if options.margin else Margin(),
+            margin=Margin.parse(options.margin) if options.margin and not clock else Margin(),
             fail_if=Verdict(options.fail_if) if options.fail_if else None,
             memory_mb=options.memory,
             results=options.results,
             update=options.update,
             profile=options.profile,
+            clock=clock,
         )
+    )
+
+
+def _clock(options: argparse.Namespace) -> clocked.Wish:
+    from harness.bench import clocked
+
+    if options.profile or options.packets:
+        raise UserError(
+            f"{'--profile' if options.profile else '--packets'} is for instructions; it does not go with --time"
+        )
+    return clocked.Wish(
+        runs=options.boots or clocked.Wish.runs,
+        margin=clocked.parse_margin(options.margin) if options.margin else clocked.Wish.margin,
+        memory_mb=options.memory,
+        cpus=options.cpus,
+        accel=options.accel,
     )
 
 

@@ -27,6 +27,8 @@ from harness.run import shown
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.bench import clocked
+
 PACKAGE = "selftests.bench"
 _BENCHMARK = re.compile(r"^BENCHMARK\b", re.M)
 
@@ -59,6 +61,8 @@ class Wish:
     update: bool = False
     profile: bool = False
     """In the first boot of each kernel, also count by function."""
+    clock: clocked.Wish | None = None
+    """Given: measure by time, and not instructions."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,11 @@ def bench(wish: Wish) -> int:
     """
     from rich.console import Console
 
+    from harness.bench import plot
     from harness.pytest_plugin.results import open_folder, run_folder
 
+    if wish.clock:
+        return _bench_by_time(wish, wish.clock)
     benchmark = find(wish.name)
     parts = closure(benchmark.module, benchmark.folder)
     with display_for(sys.stderr) as display:
@@ -163,6 +170,38 @@ def bench(wish: Wish) -> int:
     if wish.profile:
         said += _profile(wish, measured, comparison, folder / "profile", console)
     write_results(folder, tables, comparison, margin=str(wish.margin), objections=said, fail_if=wish.fail_if)
+    plot.save(plot.kernels(comparison) if comparison else plot.rows(tables[0]), folder, benchmark.name)
+    return _end(wish, comparison, said, folder)
+
+
+def _bench_by_time(wish: Wish, clock: clocked.Wish) -> int:
+    """The same, by a clock."""
+    from rich.console import Console
+
+    from harness.bench import clocked
+    from harness.pytest_plugin.results import open_folder, run_folder
+
+    benchmark = find(wish.name)
+    if benchmark.folder != project_root():
+        raise UserError(f"{wish.name}: guests that measure time see the project's folder only; put the file there")
+    with display_for(sys.stderr) as display:
+        kernels = _kernels(wish, display.sink)
+        folder = open_folder(run_folder(project_root() / "results", wish.results), latest=not wish.results)
+        found, trips = clocked.measured(benchmark.name, benchmark.module, kernels, clock, folder, display.sink)
+    comparison = found.comparison() if wish.base else None
+    said = [found.objection] if found.objection else []
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console.print(clocked.shown(found))
+    if trips:
+        print(clocked.shown_trips(trips))
+    margin = f"{clock.margin:.2%}"
+    write_results(folder, found.tables, comparison, margin=margin, objections=said, fail_if=wish.fail_if)
+    clocked.written(folder, found, trips)
+    return _end(wish, comparison, said, folder)
+
+
+def _end(wish: Wish, comparison: Comparison | None, said: Sequence[str], folder: Path) -> int:
+    """The exit status. Raises InfraError where the numbers mean nothing."""
     print(shown(folder))
     if said:
         raise InfraError("no result: " + "; ".join(said))
