@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from harness import command
 from harness.bisect.decide import OLD_END, History
 from harness.bisect.ranges import CannotProve, Range, Revision
+from harness.bisect.sameness import Change, same_code
 from harness.errors import InfraError, UserError
 from harness.events import Notice, Sink
 from harness.kernel.files import scratch, write
@@ -97,8 +99,7 @@ class Commits(Range):
     # -- git's own bisect --------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        if not (self._git / "HEAD").exists():
-            self._borrow()
+        self._borrow()
         self._bisect("reset")
         terms = (
             [f"--term-{side}={term}" for side, term in self._terms.items()] if "bad" not in self._terms["new"] else []
@@ -127,7 +128,9 @@ class Commits(Range):
             raise InfraError(f"git bisect {' '.join(words)[:80]}: {done.complaint}")
 
     def _borrow(self) -> None:
-        """A bare repository that has no object of its own."""
+        """A bare repository that has no object of its own, unless it is there."""
+        if (self._git / "HEAD").exists():
+            return
         shutil.rmtree(self._git, ignore_errors=True)
         self._git.parent.mkdir(parents=True, exist_ok=True)
         shape = git(self._clone, "rev-parse", "--show-object-format").text.strip()
@@ -143,6 +146,27 @@ class Commits(Range):
         # git bisect wants to know where it began
         git(self._git, "update-ref", "--no-deref", "HEAD", self._new)
 
+    # -- what need not be built ------------------------------------------------------------------------------------
+
+    def same_code(self, number: int, judged: Mapping[int, Collection[str] | None]) -> tuple[int, str] | None:
+        for other, read in judged.items():
+            if why := same_code(self._changes(self.commit(other), self.commit(number)), read):
+                return other, why
+        return None
+
+    def _changes(self, one: str, other: str) -> list[Change]:
+        """In what two commits differ."""
+        fields = git(self._clone, "diff", "--raw", "--no-renames", "--no-abbrev", "-z", one, other).out.split(b"\0")
+        found = []
+        for facts, path in zip(fields[::2], fields[1::2], strict=False):
+            mode, other_mode, blob, other_blob, status = facts.decode().lstrip(":").split()
+            contents = partial(self._contents, blob, other_blob)
+            found.append(Change(os.fsdecode(path), status == "M" and mode == other_mode, contents))
+        return found
+
+    def _contents(self, one: str, other: str) -> tuple[bytes, bytes]:
+        return git(self._clone, "cat-file", "blob", one).out, git(self._clone, "cat-file", "blob", other).out
+
     # -- the proof ---------------------------------------------------------------------------------------------------
 
     def proof(self, culprit: int, *, breaks: bool, folder: Path) -> Request:
@@ -152,6 +176,7 @@ class Commits(Range):
             raise CannotProve(f"{commit[:SHORT]} is a merge: it has no single change to undo")
         broken = self._new if breaks else self._old
         sides = (commit, parents[0]) if breaks else (parents[0], commit)
+        self._borrow()
         change = git(self._git, "diff", "--full-index", "--binary", *sides).out
         if not change:
             raise CannotProve(f"{commit[:SHORT]} changes nothing")
@@ -191,9 +216,3 @@ class Commits(Range):
 def _conflict(done: command.Completed) -> str:
     said = [line.removeprefix("error: ") for line in done.err.decode(errors="replace").splitlines()]
     return next((line for line in said if ": patch does not apply" in line or "conflict" in line), done.complaint)
-
-
-def changed(clone: Path, one: str, other: str) -> Iterable[str]:
-    """The paths in which two commits differ."""
-    out = git(clone, "diff", "--name-only", "--no-renames", "-z", one, other).out
-    return [os.fsdecode(path) for path in out.split(b"\0") if path]

@@ -1,82 +1,22 @@
-"""One run of the test on one kernel: what failed there, and whether that is the failure that is hunted."""
+"""Runs the test on one kernel: ``kproof run`` in a process of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from harness.child import Child, last_word
-from harness.errors import InfraError, UserError
-from harness.kernel.files import read_json
-from harness.model import BAD, Result
+from harness.bisect.kernels import Made
+from harness.bisect.samples import LOG, Sample, read_sample
+from harness.child import Child
+from harness.guest.snapshot import snapshots_of
 
 LIMIT = 7200.0
 """Seconds for one run; each of its tests has a limit of its own."""
-LOG = "kproof.log"
+BOOTED_RUNS = 2
+"""So many runs on a kernel boot: a snapshot, which has a session with all tests, takes as long as two or three."""
 SKIP_STATUS = 125
 """Of a command that says: this revision cannot be judged; as ``git bisect run`` has it."""
 COMMAND = "test_command.py"
-NO_TESTS = 5
-
-
-@dataclass(frozen=True, order=True)
-class Failure:
-    """How a test fails: the same in another run and on another kernel, so no message with numbers is in it."""
-
-    test: str
-    """Its id; empty: the kernel complained, or died, outside of any."""
-    how: str
-    """Its result: failed, error, crashed, hung."""
-    title: str = ""
-    """Of the first splat during the test; empty: the kernel did not complain."""
-
-    def __str__(self) -> str:
-        return f"{self.test or 'outside of any test'} {self.how}" + (f" ({self.title})" if self.title else "")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a run found out."""
-
-    results: Mapping[str, Result] = field(default_factory=dict)
-    failures: Mapping[Failure, str] = field(default_factory=dict)
-    """Each with its message."""
-    skips: Mapping[str, str] = field(default_factory=dict)
-    """Why tests were skipped."""
-    no_boot: str = ""
-    """Why no test could run on this kernel."""
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a run says of its revision."""
-
-    failed: bool = False
-    """As the hunted tests fail."""
-    untestable: str = ""
-    """Why it says nothing; else, without ``failed``, the hunted tests have passed."""
-    message: str = ""
-
-
-def compare(sample: Sample, hunted: Sequence[Failure]) -> Judged:
-    """Tell the hunted failures from others, by test, kind and splat title."""
-    if sample.no_boot:
-        return Judged(untestable=f"does not boot: {sample.no_boot}")
-    for failure in hunted:
-        if failure in sample.failures:
-            return Judged(failed=True, message=sample.failures[failure])
-    for failure, message in sample.failures.items():
-        if not failure.test or failure.test in {one.test for one in hunted}:
-            return Judged(untestable=f"another failure: {failure}: {message}".removesuffix(": "))
-    for test in dict.fromkeys(one.test for one in hunted if one.test):
-        result = sample.results.get(test, Result.NOT_RUN)
-        if result is not Result.PASSED:
-            why = sample.skips.get(test, "")
-            return Judged(untestable=f"{test} was {result}: {why}".removesuffix(": "))
-    return Judged()
 
 
 class Judge:
@@ -88,53 +28,18 @@ class Judge:
         self._tests = tuple(tests)
         self._options = tuple(options)
 
-    def run(self, kernel: str, folder: Path, *, cold: bool) -> Sample:
-        """One run on the kernel of this recipe; its results go to ``folder``.
+    def run(self, made: Made, folder: Path, *, runs: int) -> Sample:
+        """One run, of so many that lie ahead of this kernel; its results go to ``folder``.
 
-        ``cold``: boot the guest: a snapshot that is used once costs more than it saves. Raises InfraError for a machine
-        that fails and UserError for tests that are not there.
+        Raises InfraError for a machine that fails and UserError for tests that are not there.
         """
-        argv = ["harness.cli", "run", "--kernel", kernel, "-n", "1", "--results", str(folder), *self._options]
+        argv = ["harness.cli", "run", "--kernel", made.recipe, "-n", "1", "--results", str(folder), *self._options]
+        cold = runs <= BOOTED_RUNS and not snapshots_of(made.identity)
         argv += [*(["--cold"] if cold else []), *self._tests]
         # what is known to fail must be seen to fail: predictions would turn both results round
         child = Child([*argv, "--", "--runxfail"], log=folder / LOG, cwd=self._root)
         status = child.wait(LIMIT)
         return read_sample(folder, status, child.seconds)
-
-
-def read_sample(folder: Path, status: int, seconds: float) -> Sample:
-    """What ``kproof run`` left in its folder, and its exit status. Raises what ended it, where that is no result."""
-    run: Any = read_json(folder / "run.json")
-    if status in (UserError.exit_status, NO_TESTS):
-        raise UserError(last_word(folder / LOG, status))
-    if not isinstance(run, dict):
-        raise InfraError(last_word(folder / LOG, status))
-    outcomes = run["outcomes"]
-    inside = {one["guest"] for one in outcomes if one["result"] in (Result.CRASHED, Result.HUNG)}
-    deaths = [title for guest, title in run["deaths"].items() if guest not in inside]
-    no_boot = run["boot_failure"].partition("\n")[0]
-    # guests that end while they collect: the kernel lives until then, and no test has run
-    if status == InfraError.exit_status and deaths:
-        no_boot = deaths[0]
-    if not no_boot and status not in (0, 1):
-        raise InfraError(last_word(folder / LOG, status))
-    failures = {_failure(one): one["message"] for one in outcomes if one["result"] in BAD}
-    failures |= {Failure("", "complaint", title): "" for _, title, _ in run["complaints_outside_tests"]}
-    failures |= {Failure("", "death", title): "" for title in deaths}
-    return Sample(
-        {one["nodeid"]: Result(one["result"]) for one in outcomes},
-        failures,
-        {one["nodeid"]: one["message"] for one in outcomes if one["result"] == Result.SKIPPED},
-        no_boot,
-        seconds,
-    )
-
-
-def _failure(outcome: Mapping[str, Any]) -> Failure:
-    splats = [splat["title"] for splat in outcome["splats"]]
-    # the message of a crash is the title of its end
-    title = splats[0] if splats else outcome["message"] if outcome["result"] == Result.CRASHED else ""
-    return Failure(outcome["nodeid"], outcome["result"], title)
 
 
 def command_test(folder: Path, command: str) -> str:

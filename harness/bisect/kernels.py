@@ -9,15 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from harness.bisect.sameness import files_read
 from harness.bisect.state import State
 from harness.errors import InfraError, UserError
 from harness.events import Event, Notice, Progress, Sink
 from harness.guest.snapshot import discard, snapshots_of
 from harness.kernel import code
+from harness.kernel.build import object_folder
+from harness.kernel.files import read_json, write_json
 from harness.kernel.layout import Layout
 from harness.kernel.memo import memo
 from harness.kernel.obtain import obtain, resolve
+from harness.kernel.source import locate
 from harness.kernel.store import Store
+from harness.kernel.tree import Tree
 from harness.model import Kernel, Request
 
 T = TypeVar("T")
@@ -59,6 +64,11 @@ class Kernels:
         recipe = f"kernel:{kernel.identity}" if self._store.get(kernel.identity) else str(request)
         return Made(kernel.identity, recipe, self._code(kernel), time.monotonic() - started)
 
+    def read(self, identity: str) -> frozenset[str] | None:
+        """The source files that the build of a kernel has read, if it was built here; None: not known."""
+        kept = read_json(self._record(identity)) if identity else None
+        return frozenset(kept) if isinstance(kept, list) else None
+
     def close(self) -> None:
         """Forget the kernels that were made here."""
         for identity in list(self._state.made):
@@ -69,12 +79,24 @@ class Kernels:
             self._state.made.remove(identity)
 
     def _obtain(self, request: Request) -> Kernel:
-        if not request.source.startswith("image:"):
-            identity = resolve(request).identity
-            if self._store.get(identity) is None and identity not in self._state.made:
-                self._state.made.append(identity)
-                self._state.save()
-        return obtain(request, events=self._tell)
+        if request.ready_made:  # what was downloaded once stays
+            return obtain(request, events=self._tell)
+        recipe = resolve(request)
+        there = self._store.get(recipe.identity) is not None
+        if not there and recipe.identity not in self._state.made:
+            self._state.made.append(recipe.identity)
+            self._state.save()
+        kernel = obtain(request, events=self._tell)
+        if not there and request.source.startswith("git:"):
+            located = locate(request.source, layout=self._layout, events=self._tell)
+            with located.building(self._tell):
+                tree = Tree(self._layout.trees / located.tree_name)
+                if tree.state().patches == [patch.sha256 for patch in recipe.patches]:
+                    write_json(self._record(recipe.identity), sorted(files_read(object_folder(tree, recipe))))
+        return kernel
+
+    def _record(self, identity: str) -> Path:
+        return self._state.folder / f"read-{identity}.json"
 
     def _code(self, kernel: Kernel) -> str:
         if not kernel.vmlinux.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import mailbox
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,11 +64,13 @@ class Patches(Range):
 
 def subject(patch: Patch) -> str:
     """What a patch calls itself, without ``[PATCH 3/5]``; its file where it says nothing."""
-    found = re.search(rb"^Subject:[ \t]*(.*(?:\n[ \t]+.*)*)", patch.text, re.M)
-    if not found:
-        return patch.name
-    text = str(make_header(decode_header(found[1].decode(errors="replace"))))
-    return re.sub(r"^(\[[^\]]*\]\s*)+", "", " ".join(text.split())) or patch.name
+    text = patch.text
+    if mail := re.fullmatch(r"(.*) \(mail (\d+) of \d+\)", patch.name):
+        # of a mail in an mbox, only what it says is left
+        text = list(mailbox.mbox(mail[1], create=False))[int(mail[2]) - 1].as_bytes()
+    found = email.message_from_bytes(text)["Subject"]
+    said = " ".join(str(make_header(decode_header(found))).split()) if found else ""
+    return re.sub(r"^(\[[^\]]*\]\s*)+", "", said) or patch.name
 
 
 def _load(series: Path) -> tuple[Patch, ...]:

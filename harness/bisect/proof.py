@@ -7,9 +7,9 @@ from pathlib import Path
 
 from harness.bisect import decide
 from harness.bisect.decide import Tally
-from harness.bisect.judge import compare
 from harness.bisect.kernels import Untestable
 from harness.bisect.ranges import CannotProve
+from harness.bisect.samples import compare
 from harness.bisect.search import Answer, Making, Search
 from harness.bisect.state import Proof
 from harness.events import Phase, Sink
@@ -40,7 +40,7 @@ def prove(search: Search, answer: Answer, *, kernels: Making, folder: Path, even
     broken = search.broken_tally()
     needed = min(decide.passes_needed(broken, 1 - search.confidence), decide.MOST_RUNS)
     while tally.passes < needed:
-        judged = compare(search.sample(made), search.state.hunted)
+        judged = compare(search.sample(made, runs=needed - tally.passes), search.state.hunted)
         if judged.untestable:
             return found(f"says nothing, {judged.untestable}: no proof")
         if judged.failed:

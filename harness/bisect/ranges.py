@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +58,11 @@ class Range(ABC):
     def begin(self) -> None:  # noqa: B027
         """Forget what ``note`` was told."""
 
-    def same_code(self, number: int, judged: Collection[int]) -> tuple[int, str] | None:
-        """One of ``judged`` from which a revision differs in nothing that is built, and why; None: none is known."""
+    def same_code(self, number: int, judged: Mapping[int, Collection[str] | None]) -> tuple[int, str] | None:
+        """One of ``judged`` from which a revision differs in nothing that is built, and why; None: none is known.
+
+        Each comes with the source files that its build read, None where that is not known.
+        """
         return None
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Protocol
 
 from harness.bisect import decide
 from harness.bisect.decide import OLD_END, Seen, Tally
-from harness.bisect.judge import Judged, Sample, compare
 from harness.bisect.kernels import Made, Untestable, again
 from harness.bisect.ranges import Range
+from harness.bisect.samples import Judged, Sample, compare
 from harness.bisect.state import Judgement, State
-from harness.errors import UserError
+from harness.errors import InfraError, UserError
 from harness.events import Finding, Notice, Phase, Sink
 from harness.model import Request
 
@@ -27,12 +28,13 @@ class Making(Protocol):
     """See kernels.py."""
 
     def make(self, request: Request) -> Made: ...
+    def read(self, identity: str) -> Collection[str] | None: ...
 
 
 class Running(Protocol):
     """See judge.py."""
 
-    def run(self, kernel: str, folder: Path, *, cold: bool) -> Sample: ...
+    def run(self, made: Made, folder: Path, *, runs: int) -> Sample: ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Search:
             if not self.state.hunted:
                 self._name_the_hunted(one, told)
             else:
-                self._sample(one)
+                self._sample(one, runs=decide.FIRST_RUNS - one.failures)
             if one.untestable and not one.tally.runs:
                 raise UserError(f"{told}, cannot be judged: {one.untestable}")
         one.settled, one.untestable = True, ""
@@ -121,7 +123,7 @@ class Search:
 
     def _name_the_hunted(self, one: Judgement, told: str) -> None:
         """Run until something fails: that is hunted from then on."""
-        sample = self._run(one, cold=False)
+        sample = self._run(one, runs=decide.FIRST_RUNS)
         if sample.no_boot:
             raise UserError(f"{told}, does not boot: {sample.no_boot}")
         if sample.failures:
@@ -152,7 +154,7 @@ class Search:
 
     def _drop_what_always_fails(self, one: Judgement) -> None:
         """Of several failures only those are hunted that the whole end does not have."""
-        sample = self._run(one, cold=False)
+        sample = self._run(one, runs=self._needed())
         left = [failure for failure in self.state.hunted if failure not in sample.failures]
         if left and left != self.state.hunted:
             gone = ", ".join(str(failure) for failure in self.state.hunted if failure not in left)
@@ -193,7 +195,8 @@ class Search:
         others = [
             other.number for other in self.state.judgements.values() if other is not one and other.same_as is None
         ]
-        if not one.tally.runs and (same := self.range.same_code(number, others)):
+        read = {other: self._kernels.read(self.state.judgements[other].kernel) for other in others}
+        if not one.tally.runs and (same := self.range.same_code(number, read)):
             one.same_as, one.why_same = same
         else:
             self._make(one)
@@ -207,12 +210,16 @@ class Search:
 
     def _settle(self, one: Judgement) -> None:
         """Run until it fails, has passed often enough, or says nothing."""
-        broken = self.broken_tally()
-        needed = decide.passes_needed(broken, decide.doubt_of_a_step(broken, self.confidence))
+        needed = self._needed()
         while not (one.failures or one.untestable or one.settled or one.passes >= needed):
-            self._sample(one, cold=needed == 1)
+            self._sample(one, runs=needed - one.passes)
         one.settled = not one.untestable
         self.state.save()
+
+    def _needed(self) -> int:
+        """Passes in a row that make a step's revision whole."""
+        broken = self.broken_tally()
+        return decide.passes_needed(broken, decide.doubt_of_a_step(broken, self.confidence))
 
     # -- how sure ----------------------------------------------------------------------------------------------------
 
@@ -229,8 +236,8 @@ class Search:
                 if self.state.judgements[number].same_as is None
             )
             self._events(Phase("once more", f"{self.range.told(one.number)}, on which the answer rests"))
-            self._make(one)
-            self._sample(one)
+            needed = decide.passes_needed(self.broken_tally(), 1 - self.confidence)
+            self._sample(one, runs=max(1, needed - one.passes))
             if one.failures:
                 self._events(Notice(f"{self.range.told(one.number)} had passed {one.passes} times, and fails now"))
                 self._replay()
@@ -304,9 +311,9 @@ class Search:
         one.build_seconds += made.seconds
         self.state.save()
 
-    def _sample(self, one: Judgement, *, cold: bool = False) -> Judged:
-        """One more run, compared with what is hunted."""
-        return self._take(one, self._run(one, cold=cold))
+    def _sample(self, one: Judgement, *, runs: int) -> Judged:
+        """One more run of so many that lie ahead, compared with what is hunted."""
+        return self._take(one, self._run(one, runs=runs))
 
     def _take(self, one: Judgement, sample: Sample) -> Judged:
         judged = compare(sample, self.state.hunted)
@@ -320,17 +327,19 @@ class Search:
         self.state.save()
         return judged
 
-    def _run(self, one: Judgement, *, cold: bool) -> Sample:
+    def _run(self, one: Judgement, *, runs: int) -> Sample:
         self._make(one)
-        sample = self.sample(self._made[one.number], cold=cold)
+        if one.number not in self._made:  # it had a kernel once
+            raise InfraError(f"{self.range.told(one.number)}: {one.untestable}")
+        sample = self.sample(self._made[one.number], runs=runs)
         one.test_seconds += sample.seconds
         return sample
 
-    def sample(self, made: Made, *, cold: bool = False) -> Sample:
-        """One run on a kernel; again where the machine fails."""
+    def sample(self, made: Made, *, runs: int) -> Sample:
+        """One run on a kernel, of so many that lie ahead; again where the machine fails."""
         self._runs += 1
         folder = self._folder / f"{int(time.time())}-{self._runs}-{made.identity}"
-        return again(partial(self._judge.run, made.recipe, folder, cold=cold), self._events)
+        return again(partial(self._judge.run, made, folder, runs=runs), self._events)
 
     # -- telling -----------------------------------------------------------------------------------------------------
 

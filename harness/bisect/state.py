@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bisect.decide import Tally
-from harness.bisect.judge import Failure
+from harness.bisect.samples import Failure
 from harness.kernel.files import read_json, write_json
 
 FORMAT = 1

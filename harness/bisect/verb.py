@@ -164,11 +164,13 @@ def _range(asked: Asked, place: Path, events: Sink) -> Range:
 
 
 def images(events: Sink) -> list[Image]:
-    """What the archive has, the oldest first."""
+    """What the archive has, the oldest first; of one that was rebuilt for other suites, the newest build."""
     from harness.kernel.ready import catalogue
 
     listed = catalogue(Layout.default(), events).images()
-    return [Image(one.version, one.release, one.suites) for one in reversed(listed)]
+    # 6.12.94-1~bpo12+1 is 6.12.94-1 built elsewhere
+    builds = {one.version.partition("~")[0]: one for one in reversed(listed)}
+    return [Image(one.version, one.release, one.suites) for one in builds.values()]
 
 
 def _root() -> Path:

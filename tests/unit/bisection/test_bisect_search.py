@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.bisect.decide import OLD_END, History
-from harness.bisect.judge import Failure
+from harness.bisect.kernels import Made
 from harness.bisect.proof import prove
+from harness.bisect.samples import Failure
 from harness.bisect.state import State
 from harness.errors import UserError
 from harness.events import Finding, Notice
@@ -190,8 +191,8 @@ def test_only_what_the_whole_end_has_not_is_hunted(tmp_path: Path) -> None:
     old = Failure("selftests/toy/test_toy.py::test_other", "failed")
     plain = world.run
 
-    def run(kernel: str, folder: Path, *, cold: bool) -> object:
-        sample = plain(kernel, folder, cold=cold)
+    def run(made: Made, folder: Path, *, runs: int) -> object:
+        sample = plain(made, folder, runs=runs)
         return type(sample)(sample.results, {**sample.failures, old: "as ever"})
 
     world.run = run  # type: ignore[method-assign,assignment]

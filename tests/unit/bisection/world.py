@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.bisect.decide import History
-from harness.bisect.judge import Failure, Sample
 from harness.bisect.kernels import Made, Untestable
 from harness.bisect.ranges import CannotProve, Range, Revision
+from harness.bisect.samples import Failure, Sample
 from harness.bisect.search import Search
 from harness.bisect.state import State
 from harness.errors import InfraError
@@ -114,9 +114,14 @@ class World:
             raise Untestable("does not build: net/core/dev.c:1: no")
         return Made(name, name, self.codes.get(number, ""), 1.0)
 
+    def read(self, identity: str) -> None:
+        return None
+
     # -- harness.bisect.search.Running
 
-    def run(self, kernel: str, folder: Path, *, cold: bool) -> Sample:
+    def run(self, made: Made, folder: Path, *, runs: int) -> Sample:
+        kernel = made.recipe
+        assert runs >= 1
         if self.infra:
             self.infra -= 1
             raise InfraError("no memory")
