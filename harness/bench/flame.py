@@ -18,8 +18,9 @@ CHARACTER = 6.9
 """Of 11 px of the monospaced font."""
 NARROWEST = 0.3
 """Pixels; what is narrower is not drawn, nor is what it calls."""
-STRONGEST = 60
-"""Instructions' difference at which a colour is the deepest."""
+LEAST, STRONGEST = 0.5, 60
+"""Instructions' differences at which a box is coloured at all, and the deepest."""
+NEUTRAL = "#ece9e1"
 
 
 @dataclass
@@ -31,9 +32,9 @@ class _Box:
     own: float = 0.0
     calls: dict[str, _Box] = field(default_factory=dict)
 
-    @property
-    def depth(self) -> int:
-        return 1 + max((box.depth for box in self.calls.values()), default=0)
+    def depth(self, least: float) -> int:
+        """Rows of boxes that are worth so much."""
+        return 1 + max((box.depth(least) for box in self.calls.values() if box.total >= least), default=0)
 
 
 def flame_graph(profile: Profile, title: str, *, unit: str, base: Profile | None = None) -> str:
@@ -43,10 +44,11 @@ def flame_graph(profile: Profile, title: str, *, unit: str, base: Profile | None
     """
     root = _tree(profile.stacks, "all")
     other = _tree(base.stacks, "all") if base else None
-    height = HEAD + root.depth * ROW + MARGIN
+    scale = (WIDTH - 2 * MARGIN) / root.total
+    height = HEAD + root.depth(NARROWEST / scale) * ROW + MARGIN
     colours = "; red: dearer, blue: cheaper" if other else ""
     subtitle = f"{root.total:,.1f} instructions for one {unit}{colours}"
-    boxes = "".join(_boxes(root, other, x=MARGIN, y=height - MARGIN - ROW, scale=(WIDTH - 2 * MARGIN) / root.total,
+    boxes = "".join(_boxes(root, other, x=MARGIN, y=height - MARGIN - ROW, scale=scale,
                            all_of_it=root.total, unit=unit))  # fmt: skip
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
@@ -108,7 +110,9 @@ def _plain(name: str) -> str:
 
 
 def _by(more: float) -> str:
-    """White for no difference, red for more, blue for less."""
+    """Grey for no difference, red for more, blue for less."""
+    if abs(more) < LEAST:
+        return NEUTRAL
     strength = min(abs(more) / STRONGEST, 1.0)
     return _hex(4 if more > 0 else 212, 0.93 - 0.35 * strength, 0.4 + 0.45 * strength)
 

@@ -93,7 +93,7 @@ def shown_rows(one: Profiled) -> Iterator[RenderableType]:
         if reference is row or reference.name not in one.profiles:
             yield _costs(one, row)
         elif row.role is Role.PLAIN or abs(one.table.delta(row)) >= LEAST:
-            yield _difference(f"{row.name}, and {reference.name}", one, reference, one, row)
+            yield _difference((row.name, reference.name), "", one, reference, one, row)
 
 
 def shown_changes(base: Profiled, patched: Profiled, comparison: Comparison) -> Iterator[RenderableType]:
@@ -101,7 +101,7 @@ def shown_changes(base: Profiled, patched: Profiled, comparison: Comparison) -> 
     for change in comparison.changes:
         if _both(change, base, patched) and change.verdict is not Verdict.SAME:
             rows = base.table.row(change.row), patched.table.row(change.row)
-            yield _difference(f"{change.row}: patched, and base", base, rows[0], patched, rows[1])
+            yield _difference(("patched", "base"), f"{change.row}: ", base, rows[0], patched, rows[1])
 
 
 def write_profiles(folder: Path, parts: Mapping[str, Profiled]) -> None:
@@ -153,11 +153,13 @@ def _costs(one: Profiled, row: Row) -> RenderableType:
     return grid
 
 
-def _difference(title: str, base: Profiled, before: Row, here: Profiled, row: Row) -> RenderableType:
+def _difference(
+    names: tuple[str, str], title: str, base: Profiled, before: Row, here: Profiled, row: Row
+) -> RenderableType:
     found = differences(base.profiles[before.name], here.profiles[row.name])
     listed = [one for one in found if abs(one.more) >= LEAST][:TOP]
     rest = found[len(listed) :]
-    grid = _grid(title, "", "", "difference")
+    grid = _grid(f"{title}what {names[0]} costs more than {names[1]}, by function", *names, "difference")
     for one in listed:
         values = (number(round(value, 1)) for value in (one.here, one.base))
         grid.add_row(one.function, *values, signed(round(one.more, 1)))

@@ -12,6 +12,8 @@ OUTSIDE = "[BPF or a module]"
 """Code that is not in the kernel's image. What a kernel of ours has there is what its BPF compiler made."""
 
 _SYMBOL = re.compile(r"^([0-9a-f]+) (\w) (\S+)$", re.M)
+_BOUND = re.compile(r"^_s?text$|_text_(start|end)$|_begin$")
+"""Of the linker's script (include/asm-generic/vmlinux.lds.h)."""
 _CODE = frozenset("TtWw")
 """Types of symbols, as nm(1) has them."""
 
@@ -42,6 +44,6 @@ class Symbols:
         return self._names[found] if found >= 0 else OUTSIDE
 
 
-def _rank(name: str) -> tuple[bool, int, str]:
-    """Of several names of one address: a plain one before one with underscores, the shorter one before the longer."""
-    return name.startswith("_"), len(name), name
+def _rank(name: str) -> tuple[bool, bool, int, str]:
+    """Of several names of one address: no bound of a section, a plain one before one with underscores, a short one."""
+    return _BOUND.search(name) is not None, name.startswith("_"), len(name), name

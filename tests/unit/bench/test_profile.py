@@ -26,6 +26,7 @@ ffffffff81000500 t dev_hard_start_xmit
 ffffffff81000600 T asm_sysvec_apic_timer_interrupt
 ffffffff81000700 T handle_softirqs
 ffffffff81000800 t __dev_queue_xmit.cold
+ffffffff81000900 T __lock_text_start
 ffffffff81000900 T __alias
 ffffffff81000900 T alias
 ffffffff81000900 T alias_too
