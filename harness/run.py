@@ -134,6 +134,8 @@ def shell(request: Request, *, memory_mb: int, cpus: int, accel: str | None) -> 
 
     check_size(memory_mb, cpus)
     kernel = _kernel(request)
+    if kernel.ready_made:
+        raise UserError(f"kproof shell needs a kernel of ours; kproof exec {kernel.request} -- bash has no such limit")
     host = choose(accel, kernel.boot_image)
     command = virtme_command(str(kernel.image), memory_mb=memory_mb, cpus=cpus, accel=host.accel)
     os.execvp(command[0], command)

@@ -164,6 +164,14 @@ def two_processors() -> str | None:
     return None if count >= 2 else f"the guest has {count} processor: kproof run --cpus 2"
 
 
+def pktgen() -> str | None:
+    """The packet generator. Where it is a module, nothing but modprobe(8) makes the kernel load it."""
+    files = Path("/proc/net/pktgen")
+    if not files.exists():
+        subprocess.run(["modprobe", "--quiet", "pktgen"], check=False)
+    return None if files.exists() else _lacks("pktgen", "NET_PKTGEN")
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "netkit": netkit,
     "netkit_queues": netkit_queues,
@@ -177,7 +185,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "two_processors": two_processors,
     "idle_datagrams_move": idle_datagrams_move,
     "idle_datagrams_stay": idle_datagrams_stay,
-    "pktgen": lambda: _configured("pktgen", "NET_PKTGEN"),
+    "pktgen": pktgen,
     "sk_msg": lambda: _configured("sk_msg programs", "BPF_STREAM_PARSER"),
     "clsact": lambda: _configured("clsact with BPF classifiers", "NET_CLS_BPF"),
     "mirred": lambda: _configured("the tc action mirred", "NET_ACT_MIRRED"),
