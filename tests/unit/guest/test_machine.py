@@ -71,3 +71,11 @@ def test_only_a_kernel_is_taken_for_one(tmp_path: Path, content: bytes, good: bo
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"vmlinuz cannot be read: No such file"):
         check_image(tmp_path / "vmlinuz")
+
+
+def test_a_kernel_whose_drivers_are_modules_gets_an_initramfs_and_disks() -> None:
+    assert machine.direct_boot("/k", "/i").qemu == ("-kernel", "/k", "-initrd", "/i", "-no-reboot")
+    assert " ".join(machine.disk("/a,b", "modules").qemu) == (
+        "-drive file=/a,,b,if=none,id=modules,format=raw,readonly=on"
+        " -device virtio-blk-pci,drive=modules,serial=modules"
+    )
