@@ -54,12 +54,12 @@ def project(project: Project) -> Iterator[Project]:
 
 def test_guests_have_modules_and_see_each_edit(project: Project) -> None:
     project.write("test_it.py", IN_THE_GUEST)
-    status, output = project.run()
+    status, output = project.run("test_it.py")
     assert status == 0, output
     assert len(project.outcomes()) == 4
     # the disk is another one now, under a guest that was saved with the first
     project.write("test_it.py", "def test_edited(): pass\n")
-    status, output = project.run()
+    status, output = project.run("test_it.py")
     assert status == 0, output
     assert project.outcomes() == {"test_edited": "passed"}
     assert "booting once" not in output
