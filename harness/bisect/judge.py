@@ -9,6 +9,7 @@ from harness.bisect.kernels import Made
 from harness.bisect.samples import LOG, Sample, read_sample
 from harness.child import Child
 from harness.guest.snapshot import snapshots_of
+from harness.kernel.files import digest, write
 
 LIMIT = 7200.0
 """Seconds for one run; each of its tests has a limit of its own."""
@@ -44,10 +45,8 @@ class Judge:
 
 def command_test(folder: Path, command: str) -> str:
     """A test file that runs a shell command in the guest: 0 passes, 125 skips, all else fails; its path."""
-    path = folder / COMMAND
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f"""import subprocess
+    path = folder / f"bisect-{digest(command)}" / COMMAND
+    text = f"""import subprocess
 
 import pytest
 
@@ -62,5 +61,5 @@ def test_command():
         pytest.skip("the command says 125: not to be judged")
     assert done.returncode == 0, f"exit status {{done.returncode}}: {{COMMAND}}"
 """
-    )
+    write(path, text.encode())
     return str(path)

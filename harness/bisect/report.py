@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,18 @@ JSON = "bisect.json"
 REPRO = "repro.sh"
 SHOWN = 20
 """Suspects of an inconclusive answer that are listed."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What was called, to repeat it."""
+
+    arguments: Sequence[str]
+    """Of ``kproof bisect``."""
+    tests: Sequence[str]
+    options: Sequence[str]
+    """Of ``kproof run``: what guests are like."""
+    project: Path
 
 
 def verdict_lines(search: Search, answer: Answer) -> list[str]:
@@ -89,36 +101,23 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 0.05 else "-"
 
 
-def summary_line(search: Search, answer: Answer, seconds: float, folder: str) -> str:
+def summary_line(search: Search, answer: Answer, folder: str) -> str:
     skips = f", {answer.skips} skipped" if answer.skips else ""
     same = sum(one.same_as is not None for one in search.state.judgements.values())
     reused = f", {same} known by their code" if same else ""
     rate = decide.rate(search.broken_tally())
     often = f"; fails in {percent(rate)} of runs" if rate < 1 else ""
-    count = f"{answer.steps} step" + ("s" if answer.steps != 1 else "")
-    return f"{count} of {len(search.history)} {search.range.kind}s{skips}{reused}{often}; {seconds:.1f} s; {folder}"
+    of_all = f"{answer.steps} step{'s' * (answer.steps != 1)} among {len(search.history)} {search.range.kind}s"
+    return f"{of_all}{skips}{reused}{often}; {search.state.seconds:.1f} s; {folder}"
 
 
-def write(
-    folder: Path,
-    search: Search,
-    answer: Answer,
-    *,
-    arguments: Sequence[str],
-    tests: Sequence[str],
-    options: Sequence[str],
-    project: Path,
-    seconds: float,
-    status: int,
-) -> None:
+def write(folder: Path, search: Search, answer: Answer, *, call: Call, status: int) -> None:
     """Leave all of it in ``folder``. InfraError when it cannot be written."""
     try:
         left = search.range.leave(folder)
-        facts = _facts(search, answer, arguments=arguments, seconds=seconds, status=status, files=left)
+        facts = _facts(search, answer, call, status=status, files=left)
         _write(folder / JSON, json.dumps(facts, indent=1) + "\n")
-        _write(
-            folder / REPRO, repro(search, answer, arguments=arguments, tests=tests, options=options, project=project)
-        )
+        _write(folder / REPRO, repro(search, answer, call))
         (folder / REPRO).chmod(0o755)
     except OSError as error:
         raise InfraError(f"the results cannot be written to {folder}: {error.strerror}") from None
@@ -130,9 +129,7 @@ def _write(path: Path, text: str) -> None:
     scratch.replace(path)
 
 
-def _facts(
-    search: Search, answer: Answer, *, arguments: Sequence[str], seconds: float, status: int, files: Sequence[str]
-) -> dict[str, Any]:
+def _facts(search: Search, answer: Answer, call: Call, *, status: int, files: Sequence[str]) -> dict[str, Any]:
     def revision(number: int) -> dict[str, str]:
         one = search.range.revision(number)
         return {"name": one.name, "title": one.title, "request": str(one.request)}
@@ -141,9 +138,9 @@ def _facts(
     return {
         "kproof": __version__,
         "ended": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": ["kproof", "bisect", *arguments],
+        "command": ["kproof", "bisect", *call.arguments],
         "exit_status": status,
-        "seconds": round(seconds, 2),
+        "seconds": round(search.state.seconds, 2),
         "find": "broken" if search.breaks else "fixed",
         "kind": search.range.kind,
         "candidates": len(search.history),
@@ -179,20 +176,14 @@ def _facts(
     }
 
 
-def repro(
-    search: Search,
-    answer: Answer,
-    *,
-    arguments: Sequence[str],
-    tests: Sequence[str],
-    options: Sequence[str],
-    project: Path,
-) -> str:
+def repro(search: Search, answer: Answer, call: Call) -> str:
     """A script: without an argument the whole bisect; ``broken``, ``whole``: a run on either side of the answer."""
 
     def run(number: int) -> str:
         request = str(search.range.revision(number).request)
-        return shlex.join(["kproof", "run", "--kernel", request, "-n", "1", *options, *tests, "--", "--runxfail"])
+        return shlex.join(
+            ["kproof", "run", "--kernel", request, "-n", "1", *call.options, *call.tests, "--", "--runxfail"]
+        )
 
     sides = {"broken": search.broken_end, "whole": search.whole_end}
     if answer.culprit is not None:
@@ -203,10 +194,10 @@ def repro(
         "#!/bin/sh",
         "# Repeats this bisect; `repro.sh broken` and `repro.sh whole` run the test on either side of the answer:",
         *(f"#   {side:6}  {search.range.told(number)}" for side, number in sides.items()),
-        f"cd {shlex.quote(str(project))} || exit 3",
+        f"cd {shlex.quote(str(call.project))} || exit 3",
         'PATH="$PWD/.venv/bin:$PATH"',
         'case "${1-}" in',
-        f'"") exec {shlex.join(["kproof", "bisect", "--rerun", *arguments])} ;;',
+        f'"") exec {shlex.join(["kproof", "bisect", "--rerun", *call.arguments])} ;;',
         *(f"{side}) exec {run(number)} ;;" for side, number in sides.items()),
         '*) echo "repro.sh: write nothing, broken or whole, not $1" >&2; exit 2 ;;',
         "esac",

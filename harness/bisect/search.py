@@ -336,7 +336,12 @@ class Search:
         return sample
 
     def sample(self, made: Made, *, runs: int) -> Sample:
-        """One run on a kernel, of so many that lie ahead; again where the machine fails."""
+        """One run on a kernel, of so many that lie ahead; again where the machine fails, or seems to: a guest that does
+        not come up in time may be one of too many."""
+        sample = self._run_once(made, runs)
+        return self._run_once(made, runs) if sample.no_boot else sample
+
+    def _run_once(self, made: Made, runs: int) -> Sample:
         self._runs += 1
         folder = self._folder / f"{int(time.time())}-{self._runs}-{made.identity}"
         return again(partial(self._judge.run, made, folder, runs=runs), self._events)

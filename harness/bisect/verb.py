@@ -12,6 +12,8 @@ from harness.bisect.commits import SCHEME, Commits
 from harness.bisect.judge import Judge, command_test
 from harness.bisect.patches import Patches
 from harness.bisect.ranges import Range
+from harness.bisect.report import Call
+from harness.bisect.search import Answer, Search
 from harness.bisect.state import State
 from harness.bisect.versions import Image, Versions
 from harness.display import display_for
@@ -19,8 +21,9 @@ from harness.errors import UserError
 from harness.events import Notice, Sink
 from harness.kernel.files import digest, disk_errors
 from harness.kernel.layout import Layout
+from harness.kernel.locks import locked
+from harness.matrix.identity import Sources
 from harness.model import Request
-from harness.mutate.kept import contents
 from harness.paths import project_root
 from harness.run import shown
 
@@ -65,73 +68,68 @@ class Asked:
 def bisect(asked: Asked, *, shape: Sequence[str], anew: bool, results: str | None) -> int:
     """Find it, show it, write it down, and return the exit status.
 
-    ``shape``: options of ``kproof run`` that say what guests are like.
-    Raises KproofError for what ended it early; what is known until then is kept, and the next call goes on.
+    ``shape``: options of ``kproof run`` that say what guests are like. ``anew``: as if nothing were known. Raises
+    KproofError for what ended it early; what is known until then is kept, and the next call goes on.
     """
-    from harness.bisect.kernels import Kernels
-    from harness.bisect.proof import prove
     from harness.bisect.report import steps_table, summary_line, verdict_lines, write
-    from harness.bisect.search import Search
     from harness.pytest_plugin.results import open_folder, run_folder
 
     layout = Layout.default()
     root = _root()
     _check(asked)
-    began = time.monotonic()
     with disk_errors(layout.root), display_for(sys.stdout) as display:
-        home = layout.root / "bisect"
-        tests = asked.tests
-        if asked.command:
-            tests = (_within(command_test(root / "build" / f"bisect-{digest(asked.command)}", asked.command), root),)
-        folders = [str(Path(test.partition("::")[0]).parent) for test in tests]
+        tests = _from_root(asked.tests or [command_test(root / "build", asked.command)], root)
         what = [asked.good, asked.bad, asked.series, str(asked.base), asked.breaks]
-        place = home / digest([str(root), what, tests, list(shape)])
-        range_ = _range(asked, place, display.sink)
-        key = [range_.key, asked.breaks, tests, contents(root, folders), list(shape), asked.confidence]
-        state = State(place, key) if anew else State.load(place, [*_plain(key)])
-        state.key = _plain(key)
-        if state.judgements:
-            display.sink(
-                Notice(f"going on where an earlier call was ({len(state.judgements)} judged); --rerun forgets it")
-            )
-        folder = open_folder(run_folder(root / "results", results), latest=not results)
-        kernels = Kernels(state, display.sink)
-        search = Search(
-            range_,
-            kernels=kernels,
-            judge=Judge(root, tests, shape),
-            state=state,
-            folder=folder / "runs",
-            breaks=asked.breaks,
-            confidence=asked.confidence,
-            events=display.sink,
-        )
-        try:
-            answer = search.run()
-            if state.proof is None:
-                state.proof = prove(search, answer, kernels=kernels, folder=place, events=display.sink)
-        finally:
-            state.seconds += time.monotonic() - began
-            state.save()
-        kernels.close()
-        state.save()
-    status = 0 if answer.culprit is not None else INCONCLUSIVE
-    seconds = state.seconds
-    write(
-        folder,
-        search,
-        answer,
-        arguments=asked.words(shape),
-        tests=tests,
-        options=shape,
-        project=root,
-        seconds=seconds,
-        status=status,
-    )
+        place = layout.root / "bisect" / digest([str(root), what, tests, list(shape)])
+        with locked(layout.locks / f"bisect-{place.name}.lock", what="bisects the same", events=display.sink):
+            range_ = _range(asked, place, display.sink)
+            facts = [range_.key, asked.breaks, list(tests), _sources(root, tests), list(shape), asked.confidence]
+            state = State(place, facts) if anew else State.load(place, facts)
+            if known := len(state.judgements):
+                display.sink(Notice(f"going on where an earlier call was ({known} judged); --rerun forgets it"))
+            folder = open_folder(run_folder(root / "results", results), latest=not results)
+            judge = Judge(root, tests, shape)
+            search, answer = _search(asked, range_, judge, state, folder / "runs", display.sink)
+    status = INCONCLUSIVE if answer.culprit is None else 0
+    call = Call(asked.words(shape), tests, tuple(shape), root)
+    write(folder, search, answer, call=call, status=status)
     print(steps_table(search))
     print("\n".join(verdict_lines(search, answer)))
-    print(summary_line(search, answer, seconds, shown(folder)))
+    print(summary_line(search, answer, shown(folder)))
     return status
+
+
+def _search(
+    asked: Asked, range_: Range, judge: Judge, state: State, folder: Path, events: Sink
+) -> tuple[Search, Answer]:
+    """Search and prove. What is known is saved, however this ends; kernels stay only for a call that goes on."""
+    from harness.bisect.kernels import Kernels
+    from harness.bisect.proof import prove
+
+    began = time.monotonic()
+    kernels = Kernels(state, events)
+    search = Search(
+        range_,
+        kernels=kernels,
+        judge=judge,
+        state=state,
+        folder=folder,
+        breaks=asked.breaks,
+        confidence=asked.confidence,
+        events=events,
+    )
+    try:
+        answer = search.run()
+        if state.proof is None:
+            state.proof = prove(search, answer, kernels=kernels, folder=state.folder, events=events)
+        kernels.close()
+    except UserError:  # another call would end as this one
+        kernels.close()
+        raise
+    finally:
+        state.seconds += time.monotonic() - began
+        state.save()
+    return search, answer
 
 
 def _check(asked: Asked) -> None:
@@ -179,10 +177,26 @@ def _root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "selftests").is_dir()), project_root())
 
 
-def _within(path: str, root: Path) -> str:
-    return str(Path(path).relative_to(root))
+def _sources(root: Path, tests: Sequence[str]) -> list[str]:
+    """Hashes of the files that have the tests, and of all that these import."""
+    sources = Sources(root)
+    found = []
+    for test in tests:
+        path = root / test.partition("::")[0]
+        files = sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
+        found += [sources.of(str(file.relative_to(root))) for file in files]
+    return found
 
 
-def _plain(value: list[object]) -> list[object]:
-    """As JSON gives it back."""
-    return [list(_plain([*one])) if isinstance(one, list | tuple) else one for one in value]
+def _from_root(tests: Sequence[str], root: Path) -> tuple[str, ...]:
+    """Test paths and ids as they are called in the project's folder."""
+    found = []
+    for test in tests:
+        file, colons, name = test.partition("::")
+        path = Path.cwd() / file
+        if not path.exists():
+            raise UserError(f"there are no selftests {path}")
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise UserError(f"{path} is not in the project {root}, which is all that guests see")
+        found.append(f"{path.resolve().relative_to(root.resolve())}{colons}{name}")
+    return tuple(found)

@@ -75,8 +75,8 @@ def _find(images: Sequence[Image], wanted: str, *, newest: bool) -> int:
     ]
     if places:
         return places[-1 if newest else 0]
-    near = sorted(images, key=lambda image: _distance(image.release, release))[:4]
-    there = ", ".join(str(image.release) for image in sorted(near, key=lambda image: image.release)) or "none at all"
+    near = sorted({image.release for image in images}, key=lambda one: _distance(one, release))[:4]
+    there = ", ".join(map(str, sorted(near))) or "none at all"
     raise UserError(f"the archive has no image of {text}; the nearest are {there} (kproof kernels available)")
 
 
