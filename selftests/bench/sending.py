@@ -23,6 +23,9 @@ THREAD = "pktgen_thread_worker"
 SHORTEST, SECONDS_PER_PACKET = 0.7e-3, 1.9e-6
 """For how long to send what is dropped: not so briefly that the signal finds the sender's time slice new, and waits."""
 
+LIMIT, LIMIT_PER_PACKET = 0.5, 100e-6
+"""Seconds after which packets that should pass, and do not, are not waited for."""
+
 
 def send(link: Link, row: Row[Any], count: int, *, options: Sequence[str] = ()) -> Sample:
     """Packets of 60 bytes in mode queue_xmit. Raises Refused where others are lost, or pass, than shall."""
@@ -30,7 +33,8 @@ def send(link: Link, row: Row[Any], count: int, *, options: Sequence[str] = ()) 
     for name, value in (("message_burst", 0), ("message_cost", 3600)):
         Path("/proc/sys/net/core", name).write_text(str(value))
     seconds = SHORTEST + count * SECONDS_PER_PACKET if row.drops else 0.0
-    report = pktgen.run(link, 0 if row.drops else count, seconds=seconds, options=options)
+    limit = LIMIT + count * LIMIT_PER_PACKET
+    report = pktgen.run(link, 0 if row.drops else count, seconds=seconds, limit=limit, options=options)
     if report.idle_microseconds > report.busy_microseconds:
         raise Refused(f"the sender slept for {report.idle_microseconds} us: time passed that no instruction took")
     if row.drops:
@@ -38,5 +42,5 @@ def send(link: Link, row: Row[Any], count: int, *, options: Sequence[str] = ()) 
             raise Refused(f"{report.sent} packets passed, of {report.sent + report.errors} that were to be dropped")
         return Sample(report.errors, report.nanoseconds, report.quantum)
     if report.errors or report.sent != count:
-        raise Refused(f"{report.errors} of {count} packets were lost, and {report.sent} were sent")
+        raise Refused(f"packets are lost: {report.errors}, and {report.sent} sent of {count} that should be")
     return Sample(count, report.nanoseconds, report.quantum)

@@ -100,32 +100,37 @@ def _start_for(seconds: float, device: Path) -> str:
     The thread looks for orders at the ticks of a clock that its last run tells; a signal before it has begun would be
     forgotten, and the run never end. So it runs twice before, for a single packet that no hook drops.
     """
+    _write(device, "count 1")
+    _write(device, "xmit_mode start_xmit")
+    first, last = (_single(device) for _ in range(2))
+    _write(device, "count 0")
+    _write(device, "xmit_mode queue_xmit")
+    step = (last - first) / max(1, round((last - first) / _STEP_US))
+    wait_us = step - (time.monotonic_ns() / 1000 + _STARTING_US - last) % step + _STARTING_US
+    return _start_within(wait_us / 1e6 + seconds, device)
+
+
+def _start_within(seconds: float, device: Path) -> str:
+    """Start, let a signal end it so long after the order, and return what the device's file says then."""
     control = os.open(_PROC / "pgctrl", os.O_WRONLY)
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     try:
-        _write(device, "count 1")
-        _write(device, "xmit_mode start_xmit")
-        first, last = (_single(control, device) for _ in range(2))
-        _write(device, "count 0")
-        _write(device, "xmit_mode queue_xmit")
-        step = (last - first) / max(1, round((last - first) / _STEP_US))
-        wait_us = step - (time.monotonic_ns() / 1000 + _STARTING_US - last) % step + _STARTING_US
-        signal.setitimer(signal.ITIMER_REAL, wait_us / 1e6 + seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         os.write(control, b"start\n")
         # told to stop, the thread does so before its next packet
-        try:
-            return wait.until(lambda: _ended(device), f"{device.name} to stop", seconds + _FORGOTTEN)
-        except TimeoutError:  # the signal came too early: a host that is busy, and no clock that counts instructions
-            os.write(control, b"stop\n")
-            return wait.until(lambda: _ended(device), f"{device.name} to stop at last")
+        return wait.until(lambda: _ended(device), f"{device.name} to stop")
+    except TimeoutError:
+        os.write(control, b"stop\n")
+        raise
     finally:
-        os.close(control)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        os.close(control)
 
 
-def _single(control: int, device: Path) -> int:
+def _single(device: Path) -> int:
     """Run as it is set up; returns when it began (us)."""
-    os.write(control, b"start\n")
+    _write(_PROC / "pgctrl", "start")
     found = re.search(r"\bstarted: (\d+)us", device.read_text())
     if not found:
         raise PktgenError(f"{device.name} does not tell when it began")
@@ -147,6 +152,7 @@ def run(
     mac: str = "02:00:00:00:00:99",
     options: Sequence[str] = (),
     seconds: float = 0.0,
+    limit: float = 0.0,
 ) -> Report:
     """Send ``count`` UDP packets of ``size`` bytes (without the check sequence) through ``link``, which must be up.
 
@@ -154,8 +160,9 @@ def run(
     packets to the driver. Raises PktgenError.
 
     In queue_xmit mode pktgen_xmit() does not count a packet that was dropped on the way (NET_XMIT_DROP) and sends
-    another one: a run through a chain that drops everything never ends by itself. ``seconds`` ends it, by a signal to
-    this thread, which must be the process's first one; what was dropped is counted in ``errors``.
+    another one: a run through a chain that drops everything never ends by itself. ``seconds`` after its first packet,
+    or ``limit`` seconds after the order (half a second or more), ends it, by a signal to this thread, which must be the
+    process's first one; what was dropped is counted in ``errors``.
     """
     with link.namespace.entered():
         thread = _PROC / "kpktgend_0"
@@ -175,9 +182,11 @@ def run(
                 *options,
             ):
                 _write(device, command)
-            if not seconds:
-                _write(_PROC / "pgctrl", "start")
-                return parse(device.read_text())
-            return parse(_start_for(seconds, device))
+            if seconds:
+                return parse(_start_for(seconds, device))
+            if limit:
+                return parse(_start_within(limit, device))
+            _write(_PROC / "pgctrl", "start")
+            return parse(device.read_text())
         finally:
             _write(thread, "rem_device_all")
