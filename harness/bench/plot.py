@@ -6,12 +6,14 @@ Universal Design", 2008), which all kinds of colour vision tell apart; nothing i
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.bench.model import Comparison, Role, Row, Table
+from harness.bench.report import number, signed
 from harness.errors import InfraError, UserError
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ STYLE: Any = {
 }
 WIDTH = 9.6
 """Inches; text has 10 points."""
+TITLE_WIDTH = 78
+"""Letters, which are bold and have 13 points."""
 PNG_DPI = 160
 TAIL = 0.995
 """Of the latencies, the share that is drawn: the rest are the host's, many times as long as all others."""
@@ -70,7 +74,7 @@ def rows(table: Table, verdicts: Mapping[str, Judgement] | None = None) -> Figur
         if verdicts is None:
             _differences(right, table, measured)
         else:
-            _intervals(right, measured, verdicts)
+            _intervals(right, table, measured, verdicts)
         _headline(figure, table.title, _about(table))
     return figure
 
@@ -163,23 +167,25 @@ def _costs(axes: Axes, table: Table, measured: Sequence[Row]) -> None:
         if not row.identical:
             axes.plot(row.values, [place] * len(row.values), "o", ms=3.2, mfc="white", mec=INK, mew=0.7)
         _beside(axes, max(row.values), place, _number(row.value, table))
-    axes.axvline(table.first.value, color=SOFT, lw=0.8, ls=(0, (4, 3)))
+        if (reference := table.reference(row)).measurements:
+            axes.vlines(reference.value, place - 0.5, place + 0.5, color=SOFT, lw=0.8, ls=(0, (4, 3)))
     axes.set_yticks(places, [_label(row) for row in measured])
     _room(axes, [max(row.values) for row in measured])
     axes.set_xlabel(f"{table.quantity} per {table.unit}")
 
 
 def _differences(axes: Axes, table: Table, measured: Sequence[Row]) -> None:
-    values = [table.delta(row) for row in measured]
-    texts = ["reference" if row is table.first else _signed(table.delta(row), table) for row in measured]
+    values = [table.delta(row) if table.reference(row).measurements else 0.0 for row in measured]
+    texts = ["reference" if table.reference(row) is row else _signed(value, table)
+             for row, value in zip(measured, values, strict=True)]  # fmt: skip
     _signed_bars(axes, values, texts, [table.resolution] * len(values))
-    axes.set_xlabel(f"more than “{table.first.name}”, ±{_number(table.resolution, table)}")
+    axes.set_xlabel(f"more than {_references(table)}, ±{_number(table.resolution, table)}")
 
 
-def _intervals(axes: Axes, measured: Sequence[Row], verdicts: Mapping[str, Judgement]) -> None:
+def _intervals(axes: Axes, table: Table, measured: Sequence[Row], verdicts: Mapping[str, Judgement]) -> None:
     """Differences with their intervals, the verdicts in a column beside; the margin is a grey band."""
     for place, row in zip(_places(len(measured)), measured, strict=True):
-        text = "reference"
+        text = "reference" if table.reference(row) is row else ""
         if verdict := verdicts.get(row.name):
             mean, low, high = (100 * value for value in (verdict.difference, verdict.low, verdict.high))
             told = {"equivalent": BLUE, "undecided": SOFT}
@@ -192,7 +198,7 @@ def _intervals(axes: Axes, measured: Sequence[Row], verdicts: Mapping[str, Judge
     axes.axvspan(-margin, margin, color=FAINT, zorder=0)
     axes.axvline(0, color=SOFT, lw=0.8)
     axes.margins(x=0.08)
-    axes.set_xlabel(f"slower than “{measured[0].name}”, in %")
+    axes.set_xlabel(f"slower than {_references(table)}, in %")
 
 
 def _signed_bars(axes: Axes, values: Sequence[float], texts: Sequence[str], margins: Sequence[float]) -> None:
@@ -210,7 +216,8 @@ def _signed_bars(axes: Axes, values: Sequence[float], texts: Sequence[str], marg
 
 
 def _beside(axes: Axes, x: float, y: float, text: str, size: float = 9.5) -> None:
-    axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center_baseline", fontsize=size)
+    axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center_baseline", fontsize=size,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6})  # fmt: skip
 
 
 def _room(axes: Axes, values: Sequence[float]) -> None:
@@ -223,18 +230,22 @@ def _places(count: int) -> list[float]:
     return [float(count - 1 - index) for index in range(count)]
 
 
+def _references(table: Table) -> str:
+    """``“none”``, or that there are several."""
+    several = any(table.reference(row) is not table.first for row in table.rows)
+    return "the reference" if several else f"“{table.first.name}”"
+
+
 def _label(row: Row) -> str:
     return {Role.AGAIN: f"{row.name} (A/A)", Role.CONTROL: f"{row.name} (control)"}.get(row.role, row.name)
 
 
 def _number(value: float, table: Table) -> str:
-    digits = 0 if value >= 100 and (table.mode == "time" or value == round(value)) else 1
-    return f"{value:,.{digits}f}"
+    return number(round(value) if value >= 100 and table.mode == "time" else value)
 
 
 def _signed(value: float, table: Table) -> str:
-    digits = 0 if table.mode == "exact" and value == round(value) else 1
-    return f"{value:+,.{digits}f}".replace("-", "−")
+    return signed(round(value) if abs(value) >= 100 and table.mode == "time" else value).replace("-", "−")
 
 
 def _about(table: Table) -> str:
@@ -268,14 +279,15 @@ def _panels(count: int, each: float) -> tuple[Figure, Axes, Axes]:
 
 def _headline(figure: Figure, title: str, about: str) -> None:
     """Title and, in smaller letters below it, what was measured; above the panels, at the left margin."""
-    lines = about.count("\n") + 1
+    title = textwrap.fill(title[:1].upper() + title[1:], TITLE_WIDTH)
     height = float(figure.get_size_inches()[1])
-    top = 1 - (0.55 + 0.19 * lines) / height
+    below = 0.43 + 0.22 * title.count("\n")
+    top = 1 - (below + 0.31 + 0.19 * about.count("\n")) / height
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(rect=(0.005, 0.01, 0.985, top), wspace=0.06)  # type: ignore[call-arg]
-    figure.text(0.015, 1 - 0.14 / height, title[:1].upper() + title[1:], fontsize=13, fontweight="bold", va="top")
-    figure.text(0.015, 1 - 0.43 / height, about, fontsize=9.5, color=SOFT, va="top", linespacing=1.35)
+    figure.text(0.015, 1 - 0.14 / height, title, fontsize=13, fontweight="bold", va="top")
+    figure.text(0.015, 1 - below / height, about, fontsize=9.5, color=SOFT, va="top", linespacing=1.35)
 
 
 def _settle(figure: Figure) -> None:

@@ -211,13 +211,18 @@ class Plan:
 
 
 def one_kernel(programmes: Sequence[dict[str, Any]], margin: float) -> Plan:
-    """Each row against the first. Raises UserError where that, or the A/A row, cannot be measured."""
+    """Each row against the one that it names, or the first.
+
+    Raises UserError where the first row, or the A/A row, cannot be measured.
+    """
     first, *others = programmes[0]["rows"]
     if first["absent"]:
         raise UserError(f"the first row, {first['name']!r}, cannot be measured: {first['absent']}")
-    reference = Side(0, first["name"])
-    duels = [Duel(row["name"], reference, Side(0, row["name"])) for row in others if not row["absent"]]
+    there = {row["name"] for row in programmes[0]["rows"] if not row["absent"]}
+    pairs = [(row["against"] or first["name"], row["name"]) for row in others]
+    duels = [Duel(b, Side(0, a), Side(0, b)) for a, b in pairs if a != b and {a, b} <= there]
     names = [row["name"] for row in others if row["role"] == Role.AGAIN]
+    reference = Side(0, first["name"])
     again = [duel for duel in duels if duel.name in names]
     if not again:
         raise UserError("time mode needs a row that is the first one again")

@@ -128,6 +128,19 @@ def test_emulation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "information only" in run(monkeypatch, COSTS, accel="tcg").remark
 
 
+def test_rows_that_name_their_reference() -> None:
+    """A row that names itself is the first of a group of its own."""
+    told = programme()
+    told["rows"] += [
+        {"name": "TCP", "role": "plain", "absent": "", "against": "TCP"},
+        {"name": "TCP, rule", "role": "plain", "absent": "", "against": "TCP"},
+        {"name": "SCTP", "role": "plain", "absent": "none here", "against": "SCTP"},
+        {"name": "SCTP, rule", "role": "plain", "absent": "", "against": "SCTP"},
+    ]
+    duels = {duel.name: duel.a.row for duel in timed.one_kernel([told], 0.01).duels}
+    assert duels == {"rule": "none", "tc": "none", "none, again": "none", "TCP, rule": "TCP"}
+
+
 def test_what_a_kernel_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     found = run(monkeypatch, COSTS, programme=programme("no such hook"))
     assert found.tables[0].row("rule").absent == "no such hook"
