@@ -50,7 +50,10 @@ def role_text(table: Table, row: Row) -> str:
         cost = row.value - table.row(row.against).value
         held = "control holds" if table.control_holds(row) else "CONTROL FAILS"
         return f"{held}: {signed(cost)} of {row.expected:g}"
-    return "absent" if row.absent else ""
+    if row.absent:
+        return "absent"
+    reference = table.reference(row)
+    return "" if reference in (row, table.first) else f"to {reference.name}"
 
 
 def absences(table: Table) -> list[str]:
