@@ -167,7 +167,7 @@ def two_processors() -> str | None:
 def pktgen() -> str | None:
     """The packet generator. Where it is a module, nothing but modprobe(8) makes the kernel load it."""
     files = Path("/proc/net/pktgen")
-    if not files.exists():
+    if not files.exists() and kernel_config().get("NET_PKTGEN") == "m":
         subprocess.run(["modprobe", "--quiet", "pktgen"], check=False)
     return None if files.exists() else _lacks("pktgen", "NET_PKTGEN")
 
