@@ -59,6 +59,17 @@ def objections(table: Table, margin: Margin) -> list[str]:
     return said
 
 
+def nothing_to_compare(table: Table) -> str:
+    """Why a kernel can do nothing of what the benchmark is about; empty where it can."""
+    plain = [row for row in table.rows[1:] if row.role is Role.PLAIN and row.name not in _references(table)]
+    return plain[0].absent if plain and all(row.absent for row in plain) else ""
+
+
+def _references(table: Table) -> set[str]:
+    """Rows that are there for a control."""
+    return {row.against for row in table.rows if row.role is Role.CONTROL}
+
+
 def compare(base: Table, patched: Table, margin: Margin) -> Comparison:
     """Row by row, in the order of the patched kernel's table. Controls and repetitions are not compared."""
     others = {row.name: row for row in base.rows}

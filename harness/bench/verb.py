@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from harness.bench.collect import Report, exact_table
 from harness.bench.exact import Boot, run_boots
 from harness.bench.initramfs import Closure, closure, initramfs
-from harness.bench.judge import Margin, compare, objections
+from harness.bench.judge import Margin, compare, nothing_to_compare, objections
 from harness.bench.model import Comparison, Table, Verdict
 from harness.bench.report import WIDTH, shown_changes, write_results
 from harness.bench.report import shown as shown_table
@@ -160,6 +160,8 @@ def bench(wish: Wish) -> int:
         folder = open_folder(run_folder(project_root() / "results", wish.results), latest=not wish.results)
         measured = _measure(wish, benchmark, parts, kernels, folder, display.sink)
     tables = [one.table for one in measured]
+    if not wish.base and (reason := nothing_to_compare(tables[0])):
+        raise UserError(reason)
     comparison = compare(tables[0], tables[1], wish.margin) if wish.base else None
     said = [line for table in tables for line in objections(table, wish.margin)]
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.bench.judge import Margin, compare, objections
+from harness.bench.judge import Margin, compare, nothing_to_compare, objections
 from harness.bench.model import Role, Verdict
 from harness.errors import UserError
 
@@ -112,3 +112,11 @@ def test_row_that_the_patch_took_away() -> None:
     having = good(1000, 1200, row("nft", 1053))
     assert compare(having, lacking, Margin()).changes[-1].verdict is Verdict.ONLY_BASE
     assert compare(lacking, lacking, Margin()).changes[-1].verdict is Verdict.NEITHER
+
+
+def test_kernel_that_lacks_what_the_benchmark_is_about() -> None:
+    """The row that the control rests on does not count."""
+    lacking = row("nft", absent="kernel lacks it")
+    assert nothing_to_compare(good(1000, 1200, lacking)) == "kernel lacks it"
+    assert nothing_to_compare(good(1000, 1200, lacking, row("nft, drop", 1100))) == ""
+    assert nothing_to_compare(good()) == ""
