@@ -84,8 +84,7 @@ def read_sample(folder: Path, status: int, seconds: float) -> Sample:
     if not isinstance(run, dict):
         raise InfraError(last_word(folder / LOG, status))
     outcomes = run["outcomes"]
-    inside = {one["guest"] for one in outcomes if one["result"] in (Result.CRASHED, Result.HUNG)}
-    deaths = [title for guest, title in run["deaths"].items() if guest not in inside]
+    deaths = list(run["deaths_outside_tests"].values())
     no_boot = run["boot_failure"].partition("\n")[0]
     # guests that end while they collect: the kernel lives until then, and no test has run
     if status == InfraError.exit_status and deaths:

@@ -24,7 +24,8 @@ _OTHER = re.compile(
     rf"(?P<worker>{WORKER_ENDED} [^\r\n]*)|reboot: (?P<reboot>Power down|Restarting system|System halted)"
 )
 
-TAIL_LINES = 200
+TAIL_LINES = 600
+"""A panic, the report before it, and what all processors were at: after a stack that overran, 250 lines."""
 _TAIL_BYTES = 256 * 1024
 
 

@@ -73,10 +73,7 @@ def read_run(folder: Path) -> Found:
     run = read_json(folder / "run.json")
     if isinstance(run, dict):
         outcomes = run["outcomes"]
-        inside = {one["guest"] for one in outcomes if one["result"] in (Result.CRASHED, Result.HUNG)}
-        # a predicted death is in no outcome's result: its test is xfailed
-        inside |= {one["guest"] for one in outcomes if one["result"] == Result.XFAILED and not one.get("taint")}
-        deaths = {guest: title for guest, title in run["deaths"].items() if guest not in inside}
+        deaths = run["deaths_outside_tests"]
         complaints = [(title, text) for _, title, text in run["complaints_outside_tests"]]
         complaining = {guest for guest, _, _ in run["complaints_outside_tests"]} | deaths.keys()
         outside = (*complaints, *((title, _console(folder, guest)) for guest, title in deaths.items()))

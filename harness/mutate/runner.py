@@ -95,8 +95,7 @@ def read_report(folder: Path, status: int, seconds: float) -> Report:
         return Report(error=last_word, seconds=seconds)
     outcomes = run["outcomes"]
     results = {one["nodeid"]: Result(one["result"]) for one in outcomes}
-    inside = {one["guest"] for one in outcomes if one["result"] in (Result.CRASHED, Result.HUNG)}
-    deaths = [title for guest, title in run["deaths"].items() if guest not in inside]
+    deaths = list(run["deaths_outside_tests"].values())
     outside = (*(title for _, title, _ in run["complaints_outside_tests"]), *deaths)
     no_boot = run["boot_failure"].partition("\n")[0]
     # guests that end while they collect: the kernel lives until then, and no test has run

@@ -312,6 +312,7 @@ class Run:
             "guests": {name: _rounded(asdict(life)) for name, life in self.lives.items()},
             "boot_failure": self.boot_failure,
             "deaths": self.deaths,
+            "deaths_outside_tests": self.deaths_outside_tests,
             "complaints_outside_tests": [list(complaint) for complaint in self.complaints],
             "known_issues": self.known.to_json(whole=self.whole),
             "objections": self.objections(),

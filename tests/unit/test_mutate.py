@@ -544,7 +544,7 @@ def test_the_list_tells_promises_and_tests(world: World) -> None:
 
 
 def report(folder: Path, status: int, *, said: str = "", **facts: object) -> Report:
-    run = {"outcomes": [], "deaths": {}, "complaints_outside_tests": [], "boot_failure": "", **facts}
+    run = {"outcomes": [], "deaths_outside_tests": {}, "complaints_outside_tests": [], "boot_failure": "", **facts}
     (folder / "run.json").write_text(json.dumps(run))
     (folder / LOG).write_text(f"[ 0.1] guests: 6.12\n{said}\n")
     return read_report(folder, status, 1.0)
@@ -562,8 +562,9 @@ def test_outcomes_of_a_run(tmp_path: Path) -> None:
 
 def test_deaths_are_told_once(tmp_path: Path) -> None:
     outcomes = [outcome("a", "crashed", "g0"), outcome("b", "passed", "g1")]
+    complaints = [["g1", "W", "t"]]
     found = report(
-        tmp_path, 1, outcomes=outcomes, deaths={"g0": "panic", "g1": "BUG"}, complaints_outside_tests=[["g1", "W", "t"]]
+        tmp_path, 1, outcomes=outcomes, deaths_outside_tests={"g1": "BUG"}, complaints_outside_tests=complaints
     )
     assert found.outside == ("W", "BUG")
 
@@ -572,7 +573,7 @@ def test_deaths_are_told_once(tmp_path: Path) -> None:
     ("status", "facts", "no_boot", "error"),
     [
         (1, {"boot_failure": "no root\nconsole"}, "no root", ""),
-        (3, {"deaths": {"g0": "panic"}}, "guests end before", ""),
+        (3, {"deaths_outside_tests": {"g0": "panic"}}, "guests end before", ""),
         (3, {}, "", "guests end before"),
         (2, {}, "", "guests end before"),
     ],

@@ -109,7 +109,7 @@ def test_a_death_between_tests_says_nothing() -> None:
 
 
 def left(folder: Path, **facts: Any) -> Path:
-    run = {"outcomes": [], "deaths": {}, "boot_failure": "", "complaints_outside_tests": [], **facts}
+    run = {"outcomes": [], "deaths_outside_tests": {}, "boot_failure": "", "complaints_outside_tests": [], **facts}
     (folder / "run.json").write_text(json.dumps(run))
     (folder / LOG).write_text("kproof: no memory\n")
     return folder
@@ -131,7 +131,7 @@ def test_a_run_is_read(tmp_path: Path) -> None:
 
 def test_a_kernel_that_does_not_boot(tmp_path: Path) -> None:
     assert read_sample(left(tmp_path, boot_failure="Kernel panic\nmore"), 1, 1.0).no_boot == "Kernel panic"
-    assert read_sample(left(tmp_path, deaths={"g0": "BUG: x"}), 3, 1.0).no_boot == "BUG: x"
+    assert read_sample(left(tmp_path, deaths_outside_tests={"g0": "BUG: x"}), 3, 1.0).no_boot == "BUG: x"
 
 
 def test_a_run_that_says_nothing(tmp_path: Path) -> None:
