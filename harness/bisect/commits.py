@@ -22,6 +22,7 @@ from harness.errors import InfraError, UserError
 from harness.events import Notice, Sink
 from harness.kernel.files import scratch, write
 from harness.kernel.mirror import GIT_LIMIT, git
+from harness.kernel.patching import load, touched
 from harness.kernel.source import existing
 from harness.model import Request
 
@@ -149,8 +150,11 @@ class Commits(Range):
     # -- what need not be built ------------------------------------------------------------------------------------
 
     def same_code(self, number: int, judged: Mapping[int, Collection[str] | None]) -> tuple[int, str] | None:
+        patched = {path for file in self._base.patches for patch in load(Path(file)) for path in touched(patch.text)}
         for other, read in judged.items():
-            if why := same_code(self._changes(self.commit(other), self.commit(number)), read):
+            changes = self._changes(self.commit(other), self.commit(number))
+            # a comment may be what a patch looks for
+            if patched.isdisjoint(change.path for change in changes) and (why := same_code(changes, read)):
                 return other, why
         return None
 

@@ -69,6 +69,15 @@ class Kernels:
         kept = read_json(self._record(identity)) if identity else None
         return frozenset(kept) if isinstance(kept, list) else None
 
+    def alike(self, one: Request, other: Request) -> bool:
+        """Whether the same is added to both sources, and the same asked of their configuration."""
+        try:
+            recipes = [resolve(request) for request in (one, other)]
+        except UserError:  # a build says it
+            return False
+        added = [([patch.sha256 for patch in recipe.patches], sorted(recipe.settings)) for recipe in recipes]
+        return added[0] == added[1]
+
     def close(self) -> None:
         """Forget the kernels that were made here."""
         for identity in list(self._state.made):

@@ -17,11 +17,13 @@ from harness.bisect.samples import Judged, Sample, compare
 from harness.bisect.state import Judgement, State
 from harness.errors import InfraError, UserError
 from harness.events import Finding, Notice, Phase, Sink
-from harness.model import Request
+from harness.model import Request, Result
 
 ATTEMPTS = 16
 """Runs of the broken end before one believes that it is whole: of a test that fails 3 times of 10, 3 of 1,000 searches
 end there by mistake."""
+ODD = 3
+"""Runs that say nothing, of a revision that others have said something of, until that is told."""
 
 
 class Making(Protocol):
@@ -29,6 +31,7 @@ class Making(Protocol):
 
     def make(self, request: Request) -> Made: ...
     def read(self, identity: str) -> Collection[str] | None: ...
+    def alike(self, one: Request, other: Request) -> bool: ...
 
 
 class Running(Protocol):
@@ -104,37 +107,38 @@ class Search:
     # -- the ends ----------------------------------------------------------------------------------------------------
 
     def _prove_broken_end(self) -> None:
+        """Run it until it has failed often enough: how it does is what is hunted."""
         end = self.broken_end
         told = f"the broken end, {self.range.told(end)}"
         one = self._open(end, told)
+        odd = 0
         while not decide.shown(one.tally):
             if one.passes >= ATTEMPTS and not one.failures:
                 raise UserError(f"{told}, passes: {one.passes} of {one.passes} runs; what is said to be bad is good")
             if one.passes >= decide.MOST_RUNS:
                 raise UserError(f"{told}, fails in {one.failures} of {one.tally.runs} runs: too seldom to bisect")
-            if not self.state.hunted:
-                self._name_the_hunted(one, told)
-            else:
-                self._sample(one, runs=decide.FIRST_RUNS - one.failures)
-            if one.untestable and not one.tally.runs:
-                raise UserError(f"{told}, cannot be judged: {one.untestable}")
-        one.settled, one.untestable = True, ""
+            if why_not := self._hunt(one):
+                odd += 1
+                if odd >= ODD or not one.tally.runs:
+                    raise UserError(f"{told}, cannot be judged: {why_not}")
+        one.settled = True
         self._tell(one)
 
-    def _name_the_hunted(self, one: Judgement, told: str) -> None:
-        """Run until something fails: that is hunted from then on."""
-        sample = self._run(one, runs=decide.FIRST_RUNS)
+    def _hunt(self, one: Judgement) -> str:
+        """One run of the broken end; why it says nothing."""
+        sample = self._run(one, runs=decide.FIRST_RUNS - one.failures)
         if sample.no_boot:
-            raise UserError(f"{told}, does not boot: {sample.no_boot}")
+            return f"does not boot: {sample.no_boot}"
         if sample.failures:
-            self.state.hunted = sorted(sample.failures)
+            self.state.hunted = sorted({*self.state.hunted, *sample.failures})
             one.failures += 1
-            one.message = next(iter(sample.failures.values()))
-        elif sample.skips and len(sample.skips) == len(sample.results):
-            raise UserError(f"{told}, skips the test: {next(iter(sample.skips.values()))}")
+            one.message = one.message or next(iter(sample.failures.values()))
+        elif Result.PASSED not in sample.results.values():
+            return "; ".join(f"{test} was skipped: {why}" for test, why in sample.skips.items()) or "no test has run"
         else:
             one.passes += 1
         self.state.save()
+        return ""
 
     def _prove_whole_end(self) -> None:
         end = self.whole_end
@@ -196,7 +200,8 @@ class Search:
             other.number for other in self.state.judgements.values() if other is not one and other.same_as is None
         ]
         read = {other: self._kernels.read(self.state.judgements[other].kernel) for other in others}
-        if not one.tally.runs and (same := self.range.same_code(number, read)):
+        same = self.range.same_code(number, read) if not one.tally.runs else None
+        if same and self._kernels.alike(*(self.range.revision(each).request for each in (number, same[0]))):
             one.same_as, one.why_same = same
         else:
             self._make(one)
@@ -225,7 +230,8 @@ class Search:
 
     def _confirm(self, answer: tuple[int, ...]) -> bool:
         """Run what the answer rests on until it is sure enough; False: a revision that had passed has failed."""
-        while self._confidence(answer) < self.confidence:
+        odd = 0
+        while self._confidence(answer) < self.confidence and odd < ODD:
             likely = decide.posterior(self.history, self._seen(), breaks=self.breaks)
             doubtful = decide.most_doubtful(self.history, self._seen(), likely, breaks=self.breaks)
             if doubtful is None or doubtful.tally.passes >= decide.MOST_RUNS:
@@ -245,7 +251,8 @@ class Search:
                     self.state.judgements[one.number].settled = False
                     self._prove_whole_end()
                 return False
-            if one.untestable:  # it was not before: the machine's, or chance
+            if one.untestable:  # it was not before
+                odd += 1
                 one.untestable = ""
         return True
 

@@ -307,3 +307,13 @@ def test_versions_that_cannot_be() -> None:
         Versions(IMAGES, "6.16.3", "6.12.85", breaks=True)
     with pytest.raises(UserError, match=r"no image between 6\.12\.107-1 and 6\.12\.117-1"):
         Versions(IMAGES, "6.12.107", "6.12.117", breaks=True)
+
+
+def test_a_commit_that_changes_a_comment_is_the_one_before(open_range: Open, clone: Clone) -> None:
+    clone.commit(300, "line 300 /* a comment */")
+    clone.commit(301, "line 301 // more of it")
+    clone.commit(302, "code();")
+    found = open_range()
+    assert found.same_code(33, {20: None, 31: None}) == (31, "differs only in comments")
+    assert found.same_code(34, {33: None}) is None
+    assert found.same_code(34, {33: {"other.c"}}) == (33, "differs only in files that are not built")

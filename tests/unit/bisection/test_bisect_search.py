@@ -169,7 +169,7 @@ def test_an_end_that_does_not_build(tmp_path: Path) -> None:
 
 
 def test_an_end_that_does_not_boot(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="broken end, r7, does not boot: Kernel panic"):
+    with pytest.raises(UserError, match="broken end, r7, cannot be judged: does not boot: Kernel panic"):
         answer(World(tmp_path / "a", History.line(8), 3, no_boot=frozenset([7])))
     with pytest.raises(UserError, match="whole end, r-1, cannot be judged: does not boot"):
         answer(World(tmp_path / "b", History.line(8), 3, no_boot=frozenset([OLD_END])))

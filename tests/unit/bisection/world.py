@@ -117,6 +117,9 @@ class World:
     def read(self, identity: str) -> None:
         return None
 
+    def alike(self, one: Request, other: Request) -> bool:
+        return True
+
     # -- harness.bisect.search.Running
 
     def run(self, made: Made, folder: Path, *, runs: int) -> Sample:
