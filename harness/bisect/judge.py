@@ -13,8 +13,8 @@ from harness.kernel.files import digest, write
 
 LIMIT = 7200.0
 """Seconds for one run; each of its tests has a limit of its own."""
-BOOTED_RUNS = 2
-"""So many runs on a kernel boot: a snapshot, which has a session with all tests, takes as long as two or three."""
+BOOTED_RUNS = 3
+"""So many runs on a kernel boot: a snapshot, which has a session with all tests, takes as long as three of them."""
 SKIP_STATUS = 125
 """Of a command that says: this revision cannot be judged; as ``git bisect run`` has it."""
 COMMAND = "test_command.py"
