@@ -20,7 +20,7 @@ from harness.bench.report import shown as shown_table
 from harness.display import display_for
 from harness.errors import InfraError, UserError
 from harness.events import Notice, Phase, Sink
-from harness.model import Kernel, Request
+from harness.model import Kernel, Request, SeriesState
 from harness.paths import project_root
 from harness.run import shown
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.bench import clocked
 
 PACKAGE = "selftests.bench"
+_NEW_SYMBOL = re.compile(r"^\+\s*(?:menu)?config (\w+)$", re.M)
 _BENCHMARK = re.compile(r"^BENCHMARK\b", re.M)
 
 
@@ -124,11 +125,14 @@ def base_and_patched(
 
 
 def _without(request: Request, name: str) -> Request:
-    """The request with all series that apply but one. Raises UserError for one that the source has by itself."""
-    from harness.kernel.obtain import series_status
-    from harness.model import SeriesState
+    """The request without one of the series that apply, in the same configuration: what the series' fragment asks for
+    besides its own symbols costs something as well. Raises UserError for a series that the source has by itself.
+    """
+    from harness.kernel.fragments import read
+    from harness.kernel.obtain import resolve
 
-    states = {status.name: status for status in series_status(request.source)}
+    recipe = resolve(replace(request, series=None))
+    states = {status.name: status for status in recipe.series}
     if name not in states:
         raise UserError(f"there is no series {name!r}; there are {', '.join(states)}")
     if states[name].state is not SeriesState.APPLIES:
@@ -137,7 +141,11 @@ def _without(request: Request, name: str) -> Request:
             " without it to compare with; name one: --base 'SYMBOL=n'"
         )
     rest = tuple(one for one, status in states.items() if one != name and status.state is not SeriesState.ABSENT)
-    return replace(request, series=rest)
+    own = {symbol for patch in recipe.patches for symbol in _NEW_SYMBOL.findall(patch.text.decode(errors="replace"))}
+    fragment = project_root() / "kconfigs" / f"{name}.config"
+    wanted = read(fragment, recipe.source.version) if fragment.exists() else {}
+    settings = tuple(f"{symbol}={value}" for symbol, value in wanted.items() if symbol not in own)
+    return replace(request, series=rest, settings=(*settings, *request.settings))
 
 
 def bench(wish: Wish) -> int:

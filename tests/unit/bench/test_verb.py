@@ -8,7 +8,7 @@ import pytest
 
 from harness.bench import verb
 from harness.errors import UserError
-from harness.model import Request, SeriesState, SeriesStatus
+from harness.model import Patch, Recipe, Request, SeriesState, SeriesStatus, Source, Version
 
 HERE = Path("/here")
 
@@ -44,20 +44,33 @@ def test_patched_alone_is_compared_with_what_the_options_say() -> None:
 
 
 @pytest.fixture
-def _states(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = [
-        SeriesStatus("netkit", SeriesState.PRESENT, "drivers/net/netkit.c:1"),
-        SeriesStatus("xps_bpf", SeriesState.APPLIES, "2 patches"),
-        SeriesStatus("future", SeriesState.ABSENT, "since 9.0"),
-    ]
-    monkeypatch.setattr("harness.kernel.obtain.series_status", lambda source: states)
+def _states(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A source that has netkit, takes xps_bpf, and is too old for a third series."""
+    recipe = Recipe(
+        source=Source("debian:6.12", Version(6, 12), "0", "debian 6.12"),
+        series=(
+            SeriesStatus("netkit", SeriesState.PRESENT, "drivers/net/netkit.c:1"),
+            SeriesStatus("xps_bpf", SeriesState.APPLIES, "2 patches"),
+            SeriesStatus("future", SeriesState.ABSENT, "since 9.0"),
+        ),
+        patches=(Patch("patches/xps_bpf/6.12/0001.patch", b"+++ b/net/Kconfig\n+config NET_XPS_BPF\n+\tbool\n"),),
+        settings=(),
+        flavours=(),
+        toolchain="gcc",
+    )
+    monkeypatch.setattr("harness.kernel.obtain.resolve", lambda request: recipe)
+    (tmp_path / "kconfigs").mkdir()
+    (tmp_path / "kconfigs" / "xps_bpf.config").write_text("CONFIG_NET_XPS_BPF=y\n# tracing\nCONFIG_FTRACE=y\n")
+    monkeypatch.setattr(verb, "project_root", lambda: tmp_path)
 
 
 @pytest.mark.usefixtures("_states")
 def test_series_makes_both() -> None:
-    assert verb.base_and_patched(Request(), None, None, ("xps_bpf",), HERE) == (
-        Request(series=("netkit",)),
-        Request(),
+    """The base has the configuration that the series' fragment asks for, but for what only its patches know."""
+    request = Request(settings=("FTRACE=n",))
+    assert verb.base_and_patched(request, None, None, ("xps_bpf",), HERE) == (
+        Request(series=("netkit",), settings=("FTRACE=y", "FTRACE=n")),
+        request,
     )
 
 
