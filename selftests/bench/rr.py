@@ -211,8 +211,8 @@ def rows(protocol: Protocol) -> tuple[Row[Way], ...]:
     peer = programs.redirect_peer
     return (
         redirected(protocol, REDIRECT, programs.redirect),
-        redirected(protocol, REDIRECT_PEER, peer, "redirect_peer"),
-        redirected(protocol, "netkit, redirect_peer()", peer, "redirect_peer", "netkit", behind="netkit"),
+        redirected(protocol, REDIRECT_PEER, peer),
+        redirected(protocol, "netkit, redirect_peer()", peer, "netkit", behind="netkit"),
         routed(protocol),
     )
 
