@@ -64,7 +64,9 @@ class Commits(Range):
             )
         )
         self._titles: dict[str, str] = {}
-        if git(clone, "status", "--porcelain", "--untracked-files=no", check=False).text.strip():
+        # git status writes the index that it has refreshed, unless it is told not to
+        alone = {"GIT_OPTIONAL_LOCKS": "0"}
+        if git(clone, "status", "--porcelain", "--untracked-files=no", check=False, env=alone).text.strip():
             events(Notice(f"{clone} has changes that are not committed: commits are bisected, and none has them"))
 
     @classmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -51,15 +53,26 @@ class Clone:
         self.git("commit", "-q", "-m", f"change {text}")
         return self.git("rev-parse", "HEAD")
 
+    def copy(self, folder: Path) -> Clone:
+        shutil.copytree(self.folder, folder)
+        other = copy.copy(self)
+        other.folder, other.lines, other.commits = folder, [*self.lines], [*self.commits]
+        return other
+
     def grow(self, count: int) -> None:
         self.commits += [self.commit(number * 9 % 320, f"step {number}") for number in range(1, count + 1)]
 
 
-@pytest.fixture
-def clone(tmp_path: Path) -> Clone:
-    made = Clone(tmp_path / "clone")
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    made = Clone(tmp_path_factory.mktemp("bisect") / "clone")
     made.grow(32)
     return made
+
+
+@pytest.fixture
+def clone(template: Clone, tmp_path: Path) -> Clone:
+    return template.copy(tmp_path / "clone")
 
 
 Open = Callable[..., Commits]

@@ -123,7 +123,7 @@ def test_killed_at_any_run_it_goes_on(tmp_path: Path, rate: float) -> None:
     whole = World(tmp_path / "whole", History.line(8), 3, rate=rate)
     whole.search().run()
     total = len(whole.runs)
-    for runs in range(1, total, max(1, total // 8)):
+    for runs in range(1, total, max(1, total // 5)):
         world = World(tmp_path / f"{runs}", History.line(8), 3, rate=rate, die_after=runs)
         with pytest.raises(KeyboardInterrupt):
             world.search().run()
