@@ -55,7 +55,7 @@ def same_code(changes: Collection[Change], read: Collection[str] | None) -> str:
         if not reason:
             return ""
         reasons.add(reason)
-    return "differs only in " + " and ".join(sorted(reasons)) if reasons else "has the same files"
+    return "differs only in " + ", ".join(sorted(reasons)) if reasons else "has the same files"
 
 
 def _harmless(change: Change, read: Collection[str] | None) -> str:
@@ -66,7 +66,7 @@ def _harmless(change: Change, read: Collection[str] | None) -> str:
     if other:
         return "other architectures"
     if change.path.startswith(NEVER) or change.path in DOCUMENTS:
-        return "documents and samples"
+        return "documents"
     if not change.modified or path.suffix not in CODE or change.path.startswith(TOOLS):
         return ""
     if read is not None and change.path not in read:
