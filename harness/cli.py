@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--jobs", type=_positive, metavar="N", help="cells at once (as many as cores and memory allow)")
     verb.add_argument("-n", "--guests", type=_positive, default=2, metavar="N", help="how many guests for a cell (2)")
     _guest_options(verb)
+    verb.add_argument("--cold", action="store_true", help="boot every guest instead of restoring a snapshot")
     verb.add_argument("--rerun", action="store_true", help="as if nothing were known from earlier calls")
     verb.add_argument("--results", metavar="DIR", help="where the results go (results/DATE-TIME)")
     instead = verb.add_mutually_exclusive_group()
@@ -298,7 +299,7 @@ def _matrix(options: argparse.Namespace) -> int:
         options.file,
         only=options.only,
         jobs=options.jobs,
-        shape=Shape(options.root, options.memory, options.cpus, options.accel or "", options.guests),
+        shape=Shape(options.root, options.memory, options.cpus, options.accel or "", options.guests, options.cold),
         anew=options.rerun,
         list_only=options.list,
         results=options.results,

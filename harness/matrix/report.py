@@ -187,9 +187,8 @@ def summary(data: Data) -> list[str]:
     found = len(data["surprises"])
     stopped = "interrupted: " if data["interrupted"] else ""
     surprised = f"{found} surprise{'s' if found != 1 else ''}" if found else "no surprise"
-    lines.append(
-        f"{stopped}{surprised} in {len(data['cells'])} cells: {told}; {reused} reused; {data['seconds']:.1f} s in all"
-    )
+    cells = f"{len(data['cells'])} cell{'s' if len(data['cells']) != 1 else ''}"
+    lines.append(f"{stopped}{surprised} in {cells}: {told}; {reused} reused; {data['seconds']:.1f} s in all")
     return lines
 
 

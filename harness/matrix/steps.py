@@ -32,11 +32,13 @@ class Shape:
     accel: str = ""
     """Empty: the best that works here."""
     guests: int = 2
-    """For a cell; how many there are is no part of what an outcome depends on."""
+    """For a cell. How many there are, and whether they boot, is no part of what an outcome depends on."""
+    cold: bool = False
+    """They boot, each of them, and are not restored from a snapshot."""
 
     @property
     def options(self) -> list[str]:
-        """Of ``kproof run``."""
+        """Of ``kproof run``: what outcomes depend on."""
         options = ["--root", self.launcher, "--memory", str(self.memory_mb), "--cpus", str(self.cpus)]
         return [*options, *(["--accel", self.accel] if self.accel else [])]
 
@@ -96,6 +98,7 @@ class Steps:
     def test(self, cell: Cell, facts: Facts, tests: Sequence[Test], left: Sequence[Test], folder: Path) -> Testing:
         """Run those of a cell's tests that are left; ``folder`` takes their results."""
         argv = ["harness.cli", "run", "--kernel", kernel_of(cell, facts), "-n", str(self._shape.guests)]
+        argv += ["--cold"] if self._shape.cold else []
         argv += ["--results", str(folder), *self._shape.options, *arguments(cell.tests, tests, left)]
         return Testing(Child(argv, log=folder / LOG, cwd=self._root), folder)
 
