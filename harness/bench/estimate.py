@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
 
+SCALE = 1e-5
+"""How far the guest's nanosecond may be from an instruction: its kernel measures one clock against another."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -24,7 +27,7 @@ class Estimate:
 
     value: float
     resolution: float
-    """Half the width of what the runs leave open: their clock's step, or how far they are off the line."""
+    """Half the width of what the runs leave open: their clock's step and scale, or how far they are off the line."""
     off: int
     """Runs that are off the line by more than they should: something else was at work in them."""
 
@@ -43,7 +46,7 @@ def slope(points: Sequence[Point]) -> Estimate:
     errors = [abs(point.ns - start - value * point.count) for point in points]
     step = max(point.quantum for point in points)
     reach = max(point.count for point in points) - min(point.count for point in points)
-    resolution = max(step, 2 * median(errors)) / reach
+    resolution = max(step, 2 * median(errors)) / reach + SCALE * value
     if abs(value - round(value)) <= resolution:
         value = float(round(value))
     return Estimate(value, resolution, sum(error > max(2 * step, 4 * median(errors)) for error in errors))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 STYLES = {Verdict.SAME: "green", Verdict.CHEAPER: "bold green", Verdict.DEARER: "bold red"}
-WIDTH = 132
+WIDTH = 140
 """Of a table that is not written to a terminal."""
 
 
@@ -77,7 +77,7 @@ def shown(table: Table) -> RenderableType:
     grid.add_column("difference", justify="right")
     grid.add_column("boots")
     for name in keys:
-        grid.add_column(name)
+        grid.add_column(name, min_width=len(name))
     grid.add_column("")
     for row in table.rows:
         states = {key.name: key_text(key) for key in row.keys}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -166,6 +167,7 @@ def bench(wish: Wish) -> int:
     with display_for(sys.stderr) as display:
         kernels = _kernels(wish, display.sink)
         folder = open_folder(run_folder(project_root() / "results", wish.results), latest=not wish.results)
+        shutil.rmtree(folder / "profile", ignore_errors=True)  # of an earlier call into the same folder
         measured = _measure(wish, benchmark, parts, kernels, folder, display.sink)
     tables = [one.table for one in measured]
     if not wish.base and (reason := nothing_to_compare(tables[0])):
