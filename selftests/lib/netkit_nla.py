@@ -1,12 +1,15 @@
-"""netkit's netlink attributes for pyroute2, which does not know them: IFLA_NETKIT_… of include/uapi/linux/if_link.h."""
+"""netkit's netlink attributes: IFLA_NETKIT_… of include/uapi/linux/if_link.h, also for pyroute2, which lacks them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, ClassVar
 
 from pyroute2.netlink import nla
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg, ifinfveth
+
+from selftests.lib import rtnetlink
 
 
 class Mode(IntEnum):
@@ -51,6 +54,27 @@ class NetkitData(nla):  # type: ignore[misc]
     def peer_info(self: Any, *arguments: Any, **named: Any) -> Any:
         """A struct ifinfomsg and attributes, as in veth's VETH_INFO_PEER."""
         return ifinfveth
+
+
+NUMBERS = {name: number for number, (name, _) in enumerate(NetkitData.nla_map)}
+_BYTES = {name: int(kind.removeprefix("uint")) // 8 for name, kind in NetkitData.nla_map if kind.startswith("uint")}
+
+
+def encoded(values: Mapping[str, int]) -> bytes:
+    """The attributes by their names (``{"IFLA_NETKIT_MODE": 1}``), as they stand in IFLA_INFO_DATA."""
+    return b"".join(
+        rtnetlink.attribute(NUMBERS[name], value.to_bytes(_BYTES[name], "little")) for name, value in values.items()
+    )
+
+
+def decoded(data: bytes) -> dict[str, int]:
+    """What stands in IFLA_INFO_DATA, by names without prefix: ``{"netkit_mode": 1}``."""
+    told = rtnetlink.parse(data)
+    return {
+        name.removeprefix("IFLA_").lower(): int.from_bytes(told[NUMBERS[name]], "little")
+        for name in _BYTES
+        if NUMBERS[name] in told
+    }
 
 
 def register() -> None:

@@ -9,20 +9,21 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from selftests.lib import wait
 from selftests.lib.netns import Namespace
-from selftests.lib.rtnl import NetlinkRefused
 
-RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK = 16, 18, 19
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER = 36, 37, 44
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLM_F_ACK_TLVS = 0x200
 
-IFLA_IFNAME, IFLA_LINKINFO, IFLA_NUM_TX_QUEUES = 3, 18, 31
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_OPERSTATE = 1, 3, 4, 5, 16
+IFLA_LINKINFO, IFLA_STATS64, IFLA_NET_NS_FD, IFLA_NUM_TX_QUEUES, IFLA_CARRIER = 18, 23, 28, 31, 33
 IFLA_GSO_MAX_SIZE, IFLA_XDP, IFLA_TSO_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE = 41, 43, 59, 63
-IFLA_INFO_KIND = 1
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_XDP_FD, IFLA_XDP_FLAGS = 1, 3
 """include/uapi/linux/if_link.h"""
 
@@ -35,7 +36,22 @@ _MESSAGE_HEADER = "<IHHII"
 _IFINFOMSG = "<BxHiII"
 _TCMSG = "<BxxxiIII"
 
+_LARGEST = 1 << 15
+"""Bytes of a message: more than the kernel puts into one (netlink_dump() of net/netlink/af_netlink.c)."""
+
 Attributes = dict[int, bytes]
+
+
+class NetlinkRefused(OSError):
+    """The kernel refused an rtnetlink request."""
+
+
+class Device(NamedTuple):
+    """What RTM_NEWLINK tells."""
+
+    ifindex: int
+    flags: int
+    attributes: Attributes
 
 
 def attribute(kind: int, payload: bytes, *, nested: bool = False) -> bytes:
@@ -83,9 +99,11 @@ def change(namespace: Namespace, message: int, *attributes: bytes, index: int = 
         change_through(sock, message, *attributes, index=index, flags=flags)
 
 
-def change_through(sock: socket.socket, message: int, *attributes: bytes, index: int = 0, flags: int = 0) -> None:
-    """``change`` through a socket that is open already, whoever opened it."""
-    for _ in _talk(sock, message, flags | NLM_F_ACK, index, attributes):
+def change_through(
+    sock: socket.socket, message: int, *attributes: bytes, index: int = 0, flags: int = 0, up: bool | None = None
+) -> None:
+    """``change`` through a socket that is open already, whoever opened it. ``up``: IFF_UP in the same request."""
+    for _ in _talk(sock, message, flags | NLM_F_ACK, index, attributes, up):
         pass
 
 
@@ -117,14 +135,19 @@ def request(sock: socket.socket, message: int, body: bytes, flags: int) -> None:
 def links(namespace: Namespace) -> dict[int, Attributes]:
     """A dump of all devices: attributes by ifindex."""
     with open_socket(namespace) as sock:
-        return dict(_talk(sock, RTM_GETLINK, NLM_F_DUMP, 0, ()))
+        return {device.ifindex: device.attributes for device in _talk(sock, RTM_GETLINK, NLM_F_DUMP, 0, ())}
 
 
 def link(namespace: Namespace, index: int) -> Attributes:
     """One device's attributes. Raises NetlinkRefused ENODEV."""
     with open_socket(namespace) as sock:
-        ((_, attributes),) = _talk(sock, RTM_GETLINK, NLM_F_ACK, index, ())
-        return attributes
+        return find(sock, index=index).attributes
+
+
+def find(sock: socket.socket, *attributes: bytes, index: int = 0) -> Device:
+    """One device, through a socket that is open already. Raises NetlinkRefused ENODEV."""
+    (device,) = _talk(sock, RTM_GETLINK, NLM_F_ACK, index, attributes)
+    return device
 
 
 def open_socket(namespace: Namespace | None = None) -> socket.socket:
@@ -152,17 +175,26 @@ def notification(sock: socket.socket, seconds: float = 5.0) -> Attributes:
     return parse(raw[32:])
 
 
+def ifinfomsg(index: int = 0, up: bool | None = None) -> bytes:
+    """struct ifinfomsg; ``up`` changes IFF_UP, and nothing else."""
+    return struct.pack(_IFINFOMSG, socket.AF_UNSPEC, 0, index, up or 0, up is not None)
+
+
 def _talk(
-    sock: socket.socket, message: int, flags: int, index: int, attributes: tuple[bytes, ...]
-) -> Iterator[tuple[int, Attributes]]:
-    body = struct.pack(_IFINFOMSG, socket.AF_UNSPEC, 0, index, 0, 0) + b"".join(attributes)
-    return _exchange(sock, message, flags, body)
+    sock: socket.socket,
+    message: int,
+    flags: int,
+    index: int,
+    attributes: tuple[bytes, ...],
+    up: bool | None = None,
+) -> Iterator[Device]:
+    return _exchange(sock, message, flags, b"".join((ifinfomsg(index, up), *attributes)))
 
 
-def _exchange(sock: socket.socket, message: int, flags: int, body: bytes) -> Iterator[tuple[int, Attributes]]:
+def _exchange(sock: socket.socket, message: int, flags: int, body: bytes) -> Iterator[Device]:
     sock.send(struct.pack(_MESSAGE_HEADER, 16 + len(body), message, flags | NLM_F_REQUEST, 1, 0) + body)
     while True:
-        raw = sock.recv(1 << 17)
+        raw = sock.recv(_LARGEST)
         at = 0
         while at < len(raw):
             length, kind, answer_flags, _, _ = struct.unpack_from(_MESSAGE_HEADER, raw, at)
@@ -174,8 +206,8 @@ def _exchange(sock: socket.socket, message: int, flags: int, body: bytes) -> Ite
             if kind == _NLMSG_DONE:
                 return
             if kind == RTM_NEWLINK:
-                _, _, found, _, _ = struct.unpack_from(_IFINFOMSG, payload)
-                yield found, parse(payload[16:])
+                _, _, index, state, _ = struct.unpack_from(_IFINFOMSG, payload)
+                yield Device(index, state, parse(payload[16:]))
 
 
 def _judge(payload: bytes, flags: int) -> None:

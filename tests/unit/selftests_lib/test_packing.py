@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from selftests.lib import asm, bpf, netkit_nla, programs
+from selftests.lib import asm, bpf, netkit_nla, programs, rtnetlink
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,21 @@ def test_netkit_attributes_are_read_back() -> None:
     message.decode()
     data = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
     assert (data.get_attr("IFLA_NETKIT_MODE"), data.get_attr("IFLA_NETKIT_POLICY")) == (1, 2)
+
+
+def test_netkit_attributes_by_name_are_those_of_the_library() -> None:
+    """The same bytes as pyroute2's, and back."""
+    wanted = {"IFLA_NETKIT_MODE": 1, "IFLA_NETKIT_POLICY": 2, "IFLA_NETKIT_HEADROOM": 32, "IFLA_NETKIT_PRIMARY": 1}
+    encoded = netkit_nla.encoded(wanted)
+    assert encoded in encoded_link([[name, value] for name, value in wanted.items()])
+    told = {"netkit_mode": 1, "netkit_policy": 2, "netkit_headroom": 32, "netkit_primary": 1}
+    assert netkit_nla.decoded(encoded) == told
+
+
+def test_ifinfomsg_changes_no_flag_but_up() -> None:
+    """struct ifinfomsg: family, type, index, flags, and a mask of those that change (rtnetlink(7))."""
+    assert [struct.unpack("<BxHiII", rtnetlink.ifinfomsg(7, up)) for up in (None, True, False)] == [
+        (0, 0, 7, 0, 0),
+        (0, 0, 7, 1, 1),
+        (0, 0, 7, 0, 1),
+    ]
