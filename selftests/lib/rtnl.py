@@ -338,12 +338,19 @@ class Rtnl:
     # --- addresses, neighbours, routes -----------------------------------------------------------------------------
 
     def add_address(self, index: int, address: str) -> None:
-        """An IPv6 address is usable at once: it is not asked for whether another has it."""
+        """An address is usable when this returns; the device must be up.
+
+        Nobody is asked whether another has an IPv6 address, but what arrives for it is lost until there is a route to
+        it, which is made in the background (addrconf_dad_work() of net/ipv6/addrconf.c).
+        """
         interface = ipaddress.ip_interface(address)
         family, flags = (socket.AF_INET, 0) if interface.version == 4 else (socket.AF_INET6, _IFA_F_NODAD)
         body = struct.pack("<BBBBI", family, interface.network.prefixlen, flags, 0, index)
         both = [attribute(kind, interface.ip.packed) for kind in (_IFA_LOCAL, _IFA_ADDRESS)]
         self._request(_RTM_NEWADDR, body, *both, flags=_NEW)
+        if interface.version == 6:
+            route = f"{interface.ip.packed.hex()} 80 "
+            wait.until(lambda: route in self._namespace.read("/proc/net/ipv6_route"), f"the route to {interface.ip}")
 
     def add_neighbour(self, index: int, address: str, mac: bytes) -> None:
         host = ipaddress.ip_address(address)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from selftests.lib import asm, bpf, capture, hooks, packet, programs, wait
+from selftests.lib import asm, bpf, capture, hooks, packet, programs
 from selftests.lib.bpf import AttachType, Verdict
 from selftests.lib.netkit_nla import Mode
 from selftests.lib.netns import Namespace
@@ -91,14 +90,8 @@ MakeWay = Callable[..., Way]
 
 
 def assign(link: Link, addresses: Addresses) -> None:
-    """The pod's address of this family becomes the device's, and is reachable when this returns.
-
-    The route to an IPv6 address is made in the background (addrconf_dad_work() of net/ipv6/addrconf.c).
-    """
+    """The pod's address of this family becomes the device's."""
     link.add_address(f"{addresses.pod}/{addresses.length}")
-    if ":" in addresses.pod:
-        route = f"{ipaddress.ip_address(addresses.pod).packed.hex()} 80 "
-        wait.until(lambda: route in link.namespace.read("/proc/net/ipv6_route"), f"the route to {addresses.pod}")
 
 
 def with_ipv6(namespace: Namespace) -> Namespace:
