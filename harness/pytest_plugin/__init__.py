@@ -62,10 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in predictions.MARKERS:
         config.addinivalue_line("markers", line)
     if "kproof_folder" in getattr(config, "workerinput", {}):  # other workers of xdist are processes of this host
+        from harness.pytest_plugin import slow
         from harness.pytest_plugin.guest import GuestSide
         from harness.pytest_plugin.schedule import TellsFresh
 
         config.pluginmanager.register(GuestSide(), "kproof-guest-side")
+        config.pluginmanager.register(slow, "kproof-slow")
         config.pluginmanager.register(TellsFresh(), "kproof-tells-fresh")
         config.pluginmanager.register(predictions.GuestPredictions(), "kproof-predictions")
     elif config.getoption("--kernel") and not (hasattr(config, "workerinput") or config.option.collectonly):

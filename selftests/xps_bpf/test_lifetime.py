@@ -281,6 +281,7 @@ def test_replacement_is_at_once(device: Device, load: Load, counters: bpf.Counte
 ROUNDS = 1000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout_s(240)
 def test_rounds_under_traffic(device: Device, cleanup: ExitStack, counters: bpf.Counters) -> None:
     """1,000 rounds of attaching and detaching, either way, under traffic from all processors: nothing is left.
