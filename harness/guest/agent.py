@@ -302,6 +302,7 @@ def _stand_by(fd: int, orders: dict[str, Any]) -> None:
         others = {path: state(path) for path in rest}
         gc.collect()  # closes what a session left open
         gc.freeze()  # and no later collection touches, and so copies, the pages that all of this is on
+        gc.set_threshold(10_000)  # pytest makes much that lives for a test only
         for _, place in orders["mounts"]:
             if _libc.umount2(place.encode(), 0):
                 raise OSError(ctypes.get_errno(), f"umount {place}: {os.strerror(ctypes.get_errno())}")

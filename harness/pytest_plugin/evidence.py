@@ -71,7 +71,8 @@ class KernelLog:
 
 def taint() -> int:
     """The kernel's taint flags (Documentation/admin-guide/tainted-kernels.rst)."""
-    return int(Path("/proc/sys/kernel/tainted").read_text())
+    with open("/proc/sys/kernel/tainted", "rb", buffering=0) as file:
+        return int(file.read(32))
 
 
 def taint_letters(flags: int) -> str:

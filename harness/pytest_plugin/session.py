@@ -8,6 +8,7 @@ a new session is made.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from _pytest.main import _main, wrap_session
 
 import harness.pytest_plugin
 import harness.pytest_plugin.guest  # what a session needs is in memory before it begins
+import harness.pytest_plugin.slow
 
 LATE = frozenset(
     (
@@ -96,6 +98,7 @@ def stand_by(tests: list[str], park: Callable[[list[str]], bool]) -> None:
         session.perform_collect()
         collected = [] if session.testsfailed else list(session.items)
         made = _parse(config, tests)
+        inspect.getmodule(session_of_a_job.__code__)  # which remembers where each module is: a traceback asks
         xdist.remote.getinfodict()  # of which platform.py remembers what it has to look for in a large file
         capture: Any = config.pluginmanager.getplugin("capturemanager")
         capture.suspend_global_capture(in_=True)

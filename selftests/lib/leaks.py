@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from selftests.lib import bpf
 from selftests.lib.bpf import Cmd
@@ -34,7 +33,7 @@ class Snapshot:
             links=frozenset(bpf.ids(Cmd.LINK_GET_NEXT_ID)),
             maps=frozenset(bpf.ids(Cmd.MAP_GET_NEXT_ID)),
             devices=frozenset(line.split(":")[0].strip() for line in _net("dev").splitlines()[2:]),
-            named_namespaces=frozenset(path.name for path in Path("/run/netns").glob("*")),
+            named_namespaces=frozenset(_named_namespaces()),
         )
 
     def left_behind(self, before: Snapshot) -> list[str]:
@@ -54,7 +53,15 @@ class Snapshot:
 
 
 def _net(name: str) -> str:
-    return Path("/proc/thread-self/net", name).read_text()
+    with open(f"/proc/thread-self/net/{name}") as file:
+        return file.read()
+
+
+def _named_namespaces() -> list[str]:
+    try:
+        return os.listdir("/run/netns")
+    except FileNotFoundError:  # nobody has ever made one
+        return []
 
 
 def _descriptors() -> set[str]:

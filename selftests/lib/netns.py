@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -45,6 +45,14 @@ def _setns(fd: int) -> None:
     _checked(_libc.setns(fd, CLONE_NEWNET), "setns")
 
 
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
 class Namespace(Closing):
     """A network namespace with its own netlink sockets, made when they are first used."""
 
@@ -66,10 +74,8 @@ class Namespace(Closing):
             namespace = cls(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC), name)
             _set_loopback_up()
             if quiet:
-                for where in ("all", "default"):
-                    path = Path(f"/proc/sys/net/ipv6/conf/{where}/disable_ipv6")
-                    if path.exists():
-                        path.write_text("1")
+                with suppress(FileNotFoundError):  # a kernel without IPv6
+                    _write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")  # and "default", ip-sysctl.rst
         finally:
             _setns(before)
             os.close(before)
@@ -128,7 +134,7 @@ class Namespace(Closing):
     def sysctl(self, key: str, value: int | str) -> None:
         """Write ``/proc/sys/<key>``, for example ``net/ipv4/ip_forward``."""
         with self.entered():
-            Path("/proc/sys", key).write_text(str(value))
+            _write(f"/proc/sys/{key}", str(value))
 
     def close(self) -> None:
         """Let go of the namespace. It lives on where sockets or another namespace's ``with`` still hold it."""

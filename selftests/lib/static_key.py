@@ -49,10 +49,12 @@ def _kallsyms() -> str:
 @cache
 def symbol(name: str) -> int:
     """The address of a symbol. Raises LookupError where the kernel has none of that name."""
-    found = re.search(rf"^([0-9a-f]+) \w {re.escape(name)}$", _kallsyms(), re.MULTILINE)
-    if not found:
+    table = _kallsyms()
+    end = table.find(f" {name}\n")
+    if end < 0:
         raise LookupError(f"the kernel has no symbol {name}")
-    return int(found[1], 16)
+    address, _ = table[table.rfind("\n", 0, end) + 1 : end].split()
+    return int(address, 16)
 
 
 @cache
@@ -200,7 +202,10 @@ class Key:
 
     def await_off(self) -> None:
         """Wait for what uses the key to be gone: a namespace's end frees its users in the background."""
-        wait.until(lambda: self.state().is_off, f"{self.name} to be off: {self.state()}")
+        try:
+            wait.until(lambda: self.state().is_off, f"{self.name} to be off")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {self.state()}") from None
 
 
 def _patched(address: int) -> bytes:
