@@ -327,7 +327,7 @@ def _timed(there: Sequence[Station], side: Side, counts: dict[str, int]) -> floa
     station = there[side.guest]
     if side.row not in counts:
         count = FIRST_COUNT
-        while station.measure(side.row, count)[1] < SLICE_NS and count < MOST_COUNT:
+        while min(station.measure(side.row, count)[1] for _ in range(2)) < SLICE_NS and count < MOST_COUNT:
             count *= 2
         counts[side.row] = count
     count = counts[side.row]
