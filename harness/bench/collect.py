@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 from harness.bench.estimate import Point, slope
 from harness.bench.model import KeyState, Measurement, Role, Row, Subject, Table
+from harness.bench.symbols import Symbols, function
 from harness.errors import InfraError
 from harness.model import Kernel
 
 Report = dict[str, Any]
-
-_TEXT = re.compile(r"^([0-9a-f]+) [tT] (\S+)$", re.M)
-
-
-class Functions:
-    """Which function of a kernel an address is in."""
-
-    def __init__(self, system_map: str) -> None:
-        found = sorted((int(at, 16), name) for at, name in _TEXT.findall(system_map))
-        self._starts = [start for start, _ in found]
-        self._names = [name for _, name in found]
-
-    def at(self, address: int) -> str:
-        """Without the suffixes of the compiler; ``?`` below the first one."""
-        index = bisect_right(self._starts, address) - 1
-        return self._names[index].partition(".")[0] if index >= 0 else "?"
 
 
 def exact_table(name: str, kernel: Kernel, reports: Sequence[Report], seconds: float) -> Table:
@@ -37,7 +20,7 @@ def exact_table(name: str, kernel: Kernel, reports: Sequence[Report], seconds: f
     names = [row["name"] for row in first["rows"]]
     if any([row["name"] for row in report["rows"]] != names for report in reports):
         raise InfraError("the boots of one kernel did not measure the same rows")
-    functions = Functions(kernel.system_map.read_text())
+    symbols = Symbols(kernel.system_map.read_text())
     return Table(
         benchmark=name,
         title=first["title"],
@@ -45,15 +28,13 @@ def exact_table(name: str, kernel: Kernel, reports: Sequence[Report], seconds: f
         quantity="instructions",
         unit=first["unit"],
         subject=Subject(first["release"], kernel.identity, kernel.request),
-        rows=tuple(
-            _row([report["rows"][index] for report in reports], functions) for index in range(len(first["rows"]))
-        ),
+        rows=tuple(_row([report["rows"][index] for report in reports], symbols) for index in range(len(first["rows"]))),
         source=first["source"],
         seconds=seconds,
     )
 
 
-def _row(told: Sequence[dict[str, Any]], functions: Functions) -> Row:
+def _row(told: Sequence[dict[str, Any]], symbols: Symbols) -> Row:
     first = told[0]
     return Row(
         name=first["name"],
@@ -63,7 +44,7 @@ def _row(told: Sequence[dict[str, Any]], functions: Functions) -> Row:
         expected=first["expected"],
         against=first["against"],
         keys=tuple(
-            KeyState(key, *(tuple(_site(site, functions) for site in state) for state in states))
+            KeyState(key, *(tuple(_site(site, symbols) for site in state) for state in states))
             for key, states in first.get("keys", {}).items()
         ),
     )
@@ -80,7 +61,7 @@ def _measurement(boot: int, told: dict[str, Any]) -> Measurement:
     )
 
 
-def _site(told: Sequence[str], functions: Functions) -> str:
+def _site(told: Sequence[str], symbols: Symbols) -> str:
     """``NOP 0f1f440000 in __dev_queue_xmit``"""
     state, address, instruction = told
-    return f"{state} {instruction} in {functions.at(int(address, 16))}"
+    return f"{state} {instruction} in {function(symbols.at(int(address, 16)))}"

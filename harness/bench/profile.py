@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from harness.bench.estimate import Point, slope
-from harness.bench.symbols import Symbols
+from harness.bench.symbols import Symbols, function
 from harness.bench.windows import Window
 
 Stack = tuple[str, ...]
@@ -113,7 +113,7 @@ def _below(callers: Stack, last: str, symbol: str) -> Stack:
     """``callers``, which end in the symbol ``last``, and ``symbol``, which they called."""
     if _INTERRUPT.match(symbol):
         return INTERRUPTS, symbol
-    name = symbol.partition(".")[0]
+    name = function(symbol)
     if callers and callers[-1] == name and last != symbol:  # the compiler's part of the very same function
         return callers
     return *callers, name

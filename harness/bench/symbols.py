@@ -44,6 +44,15 @@ class Symbols:
         return self._names[found] if found >= 0 else OUTSIDE
 
 
+def function(symbol: str) -> str:
+    """A symbol without what a compiler appends: a part of a function is that function.
+
+    >>> function("__netif_receive_skb_core.constprop.0")
+    '__netif_receive_skb_core'
+    """
+    return symbol.partition(".")[0]
+
+
 def _rank(name: str) -> tuple[bool, bool, int, str]:
     """Of several names of one address: no bound of a section, a plain one before one with underscores, a short one."""
     return _BOUND.search(name) is not None, name.startswith("_"), len(name), name

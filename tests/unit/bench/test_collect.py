@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.bench.collect import Functions, exact_table
+from harness.bench.collect import exact_table
 from harness.bench.model import Role
 from harness.errors import InfraError
 from harness.model import Kernel, Version
@@ -65,10 +65,6 @@ def test_sites_have_the_names_of_their_functions(kernel: Kernel) -> None:
     assert key.before == ("NOP 0f1f440000 in __dev_queue_xmit",)
     assert key.during == ("JMP eb53 in packet_xmit",)
     assert key.after == ()
-
-
-def test_address_below_all_functions() -> None:
-    assert Functions(SYSTEM_MAP).at(0x1000) == "?"
 
 
 def test_boots_that_measured_different_rows(kernel: Kernel) -> None:
