@@ -10,6 +10,9 @@ from statistics import median
 SCALE = 1e-5
 """How far the guest's nanosecond may be from an instruction: its kernel measures one clock against another."""
 
+WHOLE = 0.25
+"""A resolution below which a value can be told from the whole number beside it."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -35,7 +38,7 @@ class Estimate:
 def slope(points: Sequence[Point]) -> Estimate:
     """The median of the slopes between all pairs (Theil 1950, Sen 1968), which one run in four cannot spoil.
 
-    A whole number where that is within the resolution: instructions are. Raises ValueError where all runs are of one
+    A whole number where that is within a fine resolution: instructions are. Raises ValueError where all runs are of one
     length.
     """
     pairs = [(a, b) for a, b in combinations(points, 2) if a.count != b.count]
@@ -47,6 +50,6 @@ def slope(points: Sequence[Point]) -> Estimate:
     step = max(point.quantum for point in points)
     reach = max(point.count for point in points) - min(point.count for point in points)
     resolution = max(step, 2 * median(errors)) / reach + SCALE * value
-    if abs(value - round(value)) <= resolution:
+    if abs(value - round(value)) <= resolution < WHOLE:
         value = float(round(value))
     return Estimate(value, resolution, sum(error > max(2 * step, 4 * median(errors)) for error in errors))

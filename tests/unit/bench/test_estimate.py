@@ -39,6 +39,11 @@ def test_coarse_clock_states_its_resolution() -> None:
     assert 0.5 < estimate.resolution < 2
 
 
+def test_coarse_clock_does_not_pretend_to_whole_instructions() -> None:
+    value = slope(line(1422.4, quantum=1000)).value
+    assert value != round(value)
+
+
 def test_one_run_with_a_tick_in_it_changes_nothing() -> None:
     points = line(1359)
     points[3] = Point(points[3].count, points[3].ns + 9_000, 1)
