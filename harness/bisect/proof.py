@@ -18,12 +18,12 @@ from harness.events import Phase, Sink
 def prove(search: Search, answer: Answer, *, kernels: Making, folder: Path, events: Sink) -> Proof:
     """Try it, as often as the wanted confidence asks for. Raises InfraError for a machine that fails."""
     if answer.culprit is None:
-        return Proof(False, "no proof: there is no single culprit")
+        return Proof(False, "there is no single culprit")
     started = time.monotonic()
     try:
         request = search.range.proof(answer.culprit, breaks=search.breaks, folder=folder)
     except CannotProve as error:
-        return Proof(False, f"no proof: {error}")
+        return Proof(False, str(error))
     end = search.range.revision(search.broken_end).name
     culprit = search.range.revision(answer.culprit).name
     what = f"{end} {'without' if search.breaks else 'with'} {culprit}"
@@ -36,13 +36,13 @@ def prove(search: Search, answer: Answer, *, kernels: Making, folder: Path, even
     try:
         made = kernels.make(request)
     except Untestable as error:
-        return found(f"{error}: no proof")
+        return found(str(error))
     broken = search.broken_tally()
     needed = min(decide.passes_needed(broken, 1 - search.confidence), decide.MOST_RUNS)
     while tally.passes < needed:
         judged = compare(search.sample(made, runs=needed - tally.passes), search.state.hunted)
         if judged.untestable:
-            return found(f"says nothing, {judged.untestable}: no proof")
+            return found(f"says nothing, {judged.untestable}")
         if judged.failed:
             tally += Tally(failures=1)
             return found(f"fails as well: {judged.message}")

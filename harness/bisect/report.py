@@ -108,7 +108,7 @@ def summary_line(search: Search, answer: Answer, folder: str) -> str:
     rate = decide.rate(search.broken_tally())
     often = f"; fails in {percent(rate)} of runs" if rate < 1 else ""
     of_all = f"{answer.steps} step{'s' * (answer.steps != 1)} among {len(search.history)} {search.range.kind}s"
-    return f"{of_all}{skips}{reused}{often}; {search.state.seconds:.1f} s; {folder}"
+    return f"{of_all}{skips}{reused}{often}; {search.state.elapsed:.1f} s; {folder}"
 
 
 def write(folder: Path, search: Search, answer: Answer, *, call: Call, status: int) -> None:
@@ -140,7 +140,7 @@ def _facts(search: Search, answer: Answer, call: Call, *, status: int, files: Se
         "ended": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": ["kproof", "bisect", *call.arguments],
         "exit_status": status,
-        "seconds": round(search.state.seconds, 2),
+        "seconds": round(search.state.elapsed, 2),
         "find": "broken" if search.breaks else "fixed",
         "kind": search.range.kind,
         "candidates": len(search.history),

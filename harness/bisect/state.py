@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,12 @@ class State:
     proof: Proof | None = None
     seconds: float = 0.0
     """That earlier calls took."""
+    _began: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that all calls took until now."""
+        return self.seconds + time.monotonic() - self._began
 
     @classmethod
     def load(cls, folder: Path, key: list[Any]) -> State:
@@ -94,6 +101,6 @@ class State:
                 "judgements": [asdict(one) for one in self.judgements.values()],
                 "made": self.made,
                 "proof": asdict(self.proof) if self.proof else None,
-                "seconds": round(self.seconds, 2),
+                "seconds": round(self.elapsed, 2),
             },
         )

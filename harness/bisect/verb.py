@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,7 +105,6 @@ def _search(
     from harness.bisect.kernels import Kernels
     from harness.bisect.proof import prove
 
-    began = time.monotonic()
     kernels = Kernels(state, events)
     search = Search(
         range_,
@@ -127,7 +125,6 @@ def _search(
         kernels.close()
         raise
     finally:
-        state.seconds += time.monotonic() - began
         state.save()
     return search, answer
 
