@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import command
+from harness.child import Child, last_word
 from harness.errors import InfraError
 from harness.kernel.files import read_json
 from harness.model import BAD, Kernel, Result
@@ -47,23 +44,18 @@ class Report:
 class Running:
     """A run that goes on."""
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
-        self._process = process
+    def __init__(self, child: Child, folder: Path) -> None:
+        self._child = child
         self._folder = folder
-        self._started = time.monotonic()
 
     def wait(self) -> Report:
-        try:
-            status = self._process.wait(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            raise InfraError(f"selftests did not end within {LIMIT:.0f} s: {self._folder}") from None
-        finally:
-            self.end()
-        return read_report(self._folder, status, time.monotonic() - self._started)
+        """Raises InfraError where it does not end in time."""
+        status = self._child.wait(LIMIT)
+        return read_report(self._folder, status, self._child.seconds)
 
     def end(self) -> None:
         """No process of it is left."""
-        command.end(self._process)
+        self._child.end()
 
 
 class Runner:
@@ -79,20 +71,17 @@ class Runner:
 
         Guests boot: a snapshot of a kernel that is used once costs more than it saves.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        argv = [sys.executable, "-m", "harness.cli", "run", "--kernel", f"kernel:{kernel.identity}", "--cold"]
+        argv = ["harness.cli", "run", "--kernel", f"kernel:{kernel.identity}", "--cold"]
         argv += ["-n", str(guests), "--results", str(folder), *self._options, *(["-x"] if first else []), *tests]
-        return Running(command.beside(argv, log=folder / LOG, cwd=self._root), folder)
+        return Running(Child(argv, log=folder / LOG, cwd=self._root), folder)
 
 
 def read_report(folder: Path, status: int, seconds: float) -> Report:
     """What ``kproof run`` left in its folder, and its exit status."""
     run: Any = read_json(folder / "run.json")
-    log = folder / LOG
-    said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("kproof: ")]
-    last_word = said[-1].removeprefix("kproof: ") if said else f"kproof run ended with status {status}; see {log}"
+    last = last_word(folder / LOG, status)
     if not isinstance(run, dict):
-        return Report(error=last_word, seconds=seconds)
+        return Report(error=last, seconds=seconds)
     outcomes = run["outcomes"]
     results = {one["nodeid"]: Result(one["result"]) for one in outcomes}
     deaths = list(run["deaths_outside_tests"].values())
@@ -100,12 +89,12 @@ def read_report(folder: Path, status: int, seconds: float) -> Report:
     no_boot = run["boot_failure"].partition("\n")[0]
     # guests that end while they collect: the kernel lives until then, and no test has run
     if status == InfraError.exit_status and deaths:
-        no_boot = last_word
+        no_boot = last
     return Report(
         results,
         {one["nodeid"]: one["message"] for one in outcomes},
         outside,
         no_boot,
-        "" if no_boot or status in (0, 1) else last_word,
+        "" if no_boot or status in (0, 1) else last,
         seconds,
     )

@@ -586,7 +586,7 @@ def test_runs_in_which_no_test_ran(
 
 
 @pytest.mark.parametrize(
-    ("said", "error"), [("kproof: no QEMU", "no QEMU"), ("", "kproof run ended with status 3; see")]
+    ("said", "error"), [("kproof: no QEMU", "no QEMU"), ("", "kproof ended with status 3; see")]
 )
 def test_a_run_that_left_no_results(tmp_path: Path, said: str, error: str) -> None:
     (tmp_path / LOG).write_text(said)
