@@ -13,6 +13,7 @@ from harness.bench import clocked, stats
 from harness.bench.model import Measurement, Role, Row, Subject, Table
 from harness.bench.sockperf import Latency, Percpu
 from harness.bench.timed import Timed
+from harness.cli import run
 from harness.errors import UserError
 
 
@@ -101,3 +102,16 @@ def test_margins() -> None:
     for text in ("10", "0%", "x%", "100%"):
         with pytest.raises(UserError, match="a share, like 1%"):
             clocked.parse_margin(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--profile"], "--profile is for instructions"),
+        (["--packets", "10"], "--packets is for instructions"),
+        (["--margin", "10,0.5%"], "with --time a margin is a share"),
+    ],
+)
+def test_options_that_do_not_go_with_time(arguments: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        run(["bench", "egress", "--time", *arguments])
