@@ -12,7 +12,7 @@ from harness import command
 from harness.bench import plot, sockperf, stats, timed
 from harness.bench.native import workload
 from harness.bench.sockperf import Percpu
-from harness.bench.stats import Judgement, Kind
+from harness.bench.stats import Judgement
 from harness.bench.timed import Station, Timed
 from harness.errors import UserError
 from harness.events import Sink
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 ROUND_TRIPS = {"rr": 2}
 """Benchmarks that sockperf measures as well, and for how many seconds: it takes one to begin."""
-STYLES = {Kind.EQUIVALENT: "green", Kind.DIFFERENT: "bold", Kind.UNDECIDED: "dim"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,7 @@ def measured(
 
 def shown(found: Timed) -> RenderableType:
     """In the layout of published tables, a column for each run; then what the runs say."""
+    from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
@@ -108,7 +108,9 @@ def shown(found: Timed) -> RenderableType:
     about = [f"{one.subject.release}, {one.subject.recipe}" for one in found.tables]
     if pair:
         about = [f"base:    {about[0]}", f"patched: {about[1]}"]
-    grid = Grid(title="\n".join([table.title, *about]), title_justify="left", caption_justify="left")
+    grid = Grid(
+        title="\n".join([table.title, *about]), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
+    )
     grid.add_column("")
     grid.add_column("runs: median ns")
     grid.add_column("difference", justify="right")

@@ -98,7 +98,7 @@ def test_rows_of_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(row.measurements) for row in found.tables[0].rows] == [timed.RUNS] * 4
     assert found.tables[0].row("rule").value == pytest.approx(1650 * 1.1, rel=0.1)
     assert (found.emulated, found.remark) == (False, "")
-    json.dumps(found.to_json())
+    json.dumps([found.to_json(), found.tables[0].to_json()])
 
 
 def test_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
