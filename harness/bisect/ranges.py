@@ -36,6 +36,11 @@ class Range(ABC):
     history: History
 
     @property
+    def kinds(self) -> str:
+        """Many of them."""
+        return f"{self.kind}{'es' if self.kind.endswith('ch') else 's'}"
+
+    @property
     @abstractmethod
     def key(self) -> list[str]:
         """What it is, so that an interrupted bisect finds its state again."""

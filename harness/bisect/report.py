@@ -47,7 +47,7 @@ def verdict_lines(search: Search, answer: Answer) -> list[str]:
         lines.append(f"  the last {'good' if search.breaks else 'bad'} one is {before.name}; {sure}")
     else:
         names = [search.range.told(one) for one in answer.suspects]
-        lines = [f"inconclusive: one of these {len(names)} {search.range.kind}s {what} it, and no more can be judged"]
+        lines = [f"inconclusive: one of these {len(names)} {search.range.kinds} {what} it, and no more can be judged"]
         lines += [f"  {name}" for name in names[:SHOWN]]
         lines += [f"  … and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
         lines.append(f"  {sure}")
@@ -107,7 +107,7 @@ def summary_line(search: Search, answer: Answer, folder: str) -> str:
     reused = f", {same} known by their code" if same else ""
     rate = decide.rate(search.broken_tally())
     often = f"; fails in {percent(rate)} of runs" if rate < 1 else ""
-    of_all = f"{answer.steps} step{'s' * (answer.steps != 1)} among {len(search.history)} {search.range.kind}s"
+    of_all = f"{answer.steps} step{'s' * (answer.steps != 1)} among {len(search.history)} {search.range.kinds}"
     return f"{of_all}{skips}{reused}{often}; {search.state.elapsed:.1f} s; {folder}"
 
 

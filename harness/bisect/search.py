@@ -188,7 +188,7 @@ class Search:
             if number is None:
                 return tuple(sorted(suspects))
             at_most = (len(suspects) - len(untestable & suspects) - 1).bit_length()
-            steps = f"{len(suspects)} {self.range.kind}s left, at most {at_most} more to judge"
+            steps = f"{len(suspects)} {self.range.kinds} left, at most {at_most} more to judge"
             self._events(Phase("step", f"{self.range.told(number)} ({steps})"))
             one = self._judge_revision(number)
             self._tell(one)

@@ -69,6 +69,8 @@ class State:
     proof: Proof | None = None
     seconds: float = 0.0
     """That earlier calls took."""
+    forgotten: int = 0
+    """Judgements of an earlier call that hold no more."""
     _began: float = field(default_factory=time.monotonic)
 
     @property
@@ -77,11 +79,15 @@ class State:
         return self.seconds + time.monotonic() - self._began
 
     @classmethod
-    def load(cls, folder: Path, key: list[Any]) -> State:
-        """What was saved there for an equal key, else nothing yet."""
+    def load(cls, folder: Path, key: list[Any], *, anew: bool = False) -> State:
+        """What was saved there for an equal key; else, and ``anew``, only which kernels must go at the end."""
         kept = read_json(folder / STATE)
         state = cls(folder, key)
-        if not isinstance(kept, dict) or kept.get("format") != FORMAT or kept.get("key") != key:
+        if not isinstance(kept, dict) or kept.get("format") != FORMAT:
+            return state
+        if anew or kept.get("key") != key:
+            state.made = kept["made"]
+            state.forgotten = len(kept["judgements"])
             return state
         state.hunted = [Failure(**one) for one in kept["hunted"]]
         state.judgements = {one["number"]: Judgement(**one) for one in kept["judgements"]}

@@ -83,9 +83,13 @@ def bisect(asked: Asked, *, shape: Sequence[str], anew: bool, results: str | Non
         with locked(layout.locks / f"bisect-{place.name}.lock", what="bisects the same", events=display.sink):
             range_ = _range(asked, place, display.sink)
             facts = [range_.key, asked.breaks, list(tests), _sources(root, tests), list(shape), asked.confidence]
-            state = State(place, facts) if anew else State.load(place, facts)
+            state = State.load(place, facts, anew=anew)
             if known := len(state.judgements):
                 display.sink(Notice(f"going on where an earlier call was ({known} judged); --rerun forgets it"))
+            elif state.forgotten and not anew:
+                display.sink(
+                    Notice("the tests, or what is bisected, have changed since an earlier call: from the beginning")
+                )
             folder = open_folder(run_folder(root / "results", results), latest=not results)
             judge = Judge(root, tests, shape)
             search, answer = _search(asked, range_, judge, state, folder / "runs", display.sink)

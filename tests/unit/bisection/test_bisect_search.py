@@ -144,7 +144,14 @@ def test_finished_it_is_known(tmp_path: Path) -> None:
 def test_another_question_does_not_find_the_state(tmp_path: Path) -> None:
     world = World(tmp_path, History.line(8), 3)
     answer(world)
-    assert State.load(tmp_path, ["another"]).judgements == {}
+    kept = State.load(tmp_path, ["key"])
+    kept.made.append("abc")
+    kept.save()
+    other = State.load(tmp_path, ["another"])
+    assert other.judgements == {}
+    assert other.forgotten == len(kept.judgements)
+    assert other.made == ["abc"], "who takes its kernels away?"
+    assert State.load(tmp_path, ["key"], anew=True).judgements == {}
 
 
 def test_good_that_is_bad(tmp_path: Path) -> None:
