@@ -336,9 +336,11 @@ def _bench(options: argparse.Namespace) -> int:
 
     clock = _clock(options) if options.time else None
     if not clock:
-        check_exact(options.accel, options.cpus)
+        check_exact(options.accel, options.cpus, options.memory)
     series, options.series = options.series or (), None
     base, request = base_and_patched(_request(options), options.base, options.patched, series, Path.cwd())
+    if options.fail_if and base is None:
+        raise UserError(f"--fail-if {options.fail_if} needs two kernels: add --base RECIPE, or --series NAME")
     return bench(
         Wish(
             name=options.name,
@@ -346,7 +348,7 @@ def _bench(options: argparse.Namespace) -> int:
             base=base,
             boots=options.boots or Wish.boots,
             packets=options.packets,
-            margin=Margin.parse(options.margin) if options.margin and not clock else Margin(),
+            margin=Margin() if clock or options.margin is None else Margin.parse(options.margin),
             fail_if=Verdict(options.fail_if) if options.fail_if else None,
             memory_mb=options.memory,
             results=options.results,
@@ -366,7 +368,7 @@ def _clock(options: argparse.Namespace) -> clocked.Wish:
         )
     return clocked.Wish(
         runs=options.boots or clocked.Wish.runs,
-        margin=clocked.parse_margin(options.margin) if options.margin else clocked.Wish.margin,
+        margin=clocked.Wish.margin if options.margin is None else clocked.parse_margin(options.margin),
         memory_mb=options.memory,
         cpus=options.cpus,
         accel=options.accel,

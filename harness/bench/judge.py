@@ -24,13 +24,13 @@ class Margin:
     @classmethod
     def parse(cls, text: str) -> Margin:
         """``10``, ``0.5%``, or ``10,0.5%``; what is not written is nothing. Raises UserError for anything else."""
-        values = {"": 0.0, "%": 0.0}
+        values: dict[str, float] = {}
         for part in text.split(","):
             match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", part)
-            if not match:
+            if not match or match[2] in values:
                 raise UserError(f"--margin {text!r} is not understood; write it like 10, 0.5% or 10,0.5%")
             values[match[2]] = float(match[1])
-        return cls(values[""], values["%"] / 100)
+        return cls(values.get("", 0.0), values.get("%", 0.0) / 100)
 
     def __str__(self) -> str:
         parts = [f"{self.absolute:g} instructions"] if self.absolute or not self.relative else []

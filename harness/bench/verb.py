@@ -79,12 +79,15 @@ class _Measured:
     """What that boot's plugin counted, where there was one."""
 
 
-def check_exact(accel: str | None, cpus: int) -> None:
+def check_exact(accel: str | None, cpus: int, memory_mb: int) -> None:
     """Raises UserError for a guest that cannot count."""
+    from harness.guest.spec import check_size
+
     if accel == "kvm":
         raise UserError("--accel kvm: instructions are counted by QEMU's emulator, TCG; leave the option out")
     if cpus != 1:
         raise UserError(f"--cpus {cpus}: a guest that counts instructions has one processor; leave the option out")
+    check_size(memory_mb, cpus)
 
 
 def benchmarks() -> list[str]:

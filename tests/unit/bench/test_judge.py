@@ -25,7 +25,7 @@ def test_margin_is_read(text: str, expected: tuple[float, float]) -> None:
     assert (margin.absolute, margin.relative) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("text", ["", "ten", "-3", "10;2"])
+@pytest.mark.parametrize("text", ["", "ten", "-3", "10;2", "10,5", "1%,2%"])
 def test_margin_that_is_none(text: str) -> None:
     with pytest.raises(UserError, match="write it like 10"):
         Margin.parse(text)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.bench import verb
+from harness.cli import run
 from harness.errors import UserError
 from harness.model import Patch, Recipe, Request, SeriesState, SeriesStatus, Source, Version
 
@@ -92,9 +93,24 @@ def test_series_beside_a_base() -> None:
         verb.base_and_patched(Request(), "NETKIT=n", None, ("xps_bpf",), HERE)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--fail-if", "dearer"], "--fail-if dearer needs two kernels: add --base"),
+        (["--margin", ""], "--margin '' is not understood"),
+        (["--memory", "10"], "10 MB is less than a guest needs"),
+    ],
+)
+def test_options_that_mean_nothing(arguments: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        run(["bench", "egress", *arguments])
+
+
 def test_guests_that_cannot_count() -> None:
     with pytest.raises(UserError, match="counted by QEMU's emulator"):
-        verb.check_exact("kvm", 1)
+        verb.check_exact("kvm", 1, 512)
     with pytest.raises(UserError, match="has one processor"):
-        verb.check_exact(None, 2)
-    verb.check_exact("tcg", 1)
+        verb.check_exact(None, 2, 512)
+    with pytest.raises(UserError, match="10 MB is less than a guest needs"):
+        verb.check_exact(None, 1, 10)
+    verb.check_exact("tcg", 1, 512)
