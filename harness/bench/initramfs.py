@@ -12,6 +12,7 @@ import io
 import json
 import os
 import py_compile
+import re
 import subprocess
 import sys
 import sysconfig
@@ -35,14 +36,17 @@ _INIT = "/init"
 _DRIVER = "harness.bench.guest"
 # What is imported by name, at run time.
 _MORE = ("encodings.idna", "encodings.latin_1", "encodings.ascii")
+_LINE = re.compile(r'^ +File "([^<"]+)", line (\d+)', re.M)
 _LIST = """
 import importlib, json, pkgutil, sys
-import selftests.lib
+import selftests.bench.benchmark, selftests.lib
 names = sys.argv[1:] + [f"selftests.lib.{module.name}" for module in pkgutil.iter_modules(selftests.lib.__path__)]
 for name in names:
     importlib.import_module(name)
 files = {module.__file__ for module in sys.modules.values() if getattr(module, "__file__", None)}
-benchmark = sys.modules[names[0]].BENCHMARK
+benchmark = getattr(sys.modules[names[0]], "BENCHMARK", None)
+if not isinstance(benchmark, sys.modules["selftests.bench.benchmark"].Benchmark):
+    sys.exit("it has no BENCHMARK, a selftests.bench.benchmark.Benchmark")
 told = {"files": sorted(files), "path": sys.path, "symbols": benchmark.symbols, "count": sum(benchmark.sizes)}
 print(json.dumps(told))
 """
@@ -136,7 +140,7 @@ def closure(benchmark: str, folder: Path) -> Closure:
         check=False,
     )
     if done.returncode:
-        raise UserError(f"the benchmark {benchmark} cannot be loaded: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"the benchmark {benchmark} cannot be loaded: {_last(done.stderr)}")
     told = json.loads(done.stdout)
     roots = [Path(root) for root in told["path"] if root]
     modules = [Path(path) for path in told["files"]]
@@ -144,12 +148,18 @@ def closure(benchmark: str, folder: Path) -> Closure:
     extensions = [path for path in modules if path.suffix != ".py"]
     files = {str(path): path for path in shared_libraries([interpreter, *extensions])}
     files[str(interpreter)] = interpreter
-    files |= {f"{SITE}/{name}": path for name, path in workload(benchmark, folder).items()}
     for path in modules:
         place = _place(path, roots)
         files[f"{place}c" if path.suffix == ".py" else place] = path
     files |= {f"{SITE}/{name}": path for name, path in workload(benchmark, folder).items()}
     return Closure(files, tuple(told["symbols"]), told["count"])
+
+
+def _last(traceback: str) -> str:
+    """What a Python that failed says last, and where: ``NameError: name 'x' is not defined (mine.py, line 7)``."""
+    places = _LINE.findall(traceback)
+    where = f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
+    return (traceback.strip().splitlines() or ["it says nothing"])[-1] + where
 
 
 def _place(path: Path, roots: list[Path]) -> str:

@@ -161,7 +161,6 @@ def bench(wish: Wish) -> int:
     from rich.console import Console
 
     from harness.bench import plot
-    from harness.pytest_plugin.results import open_folder, run_folder
 
     if wish.clock:
         return _bench_by_time(wish, wish.clock)
@@ -169,8 +168,7 @@ def bench(wish: Wish) -> int:
     parts = closure(benchmark.module, benchmark.folder)
     with display_for(sys.stderr) as display:
         kernels = _kernels(wish, display.sink)
-        folder = open_folder(run_folder(project_root() / "results", wish.results), latest=not wish.results)
-        shutil.rmtree(folder / "profile", ignore_errors=True)  # of an earlier call into the same folder
+        folder = _folder(wish)
         measured = _measure(wish, benchmark, parts, kernels, folder, display.sink)
     tables = [one.table for one in measured]
     if not wish.base and (reason := nothing_to_compare(tables[0])):
@@ -194,14 +192,13 @@ def _bench_by_time(wish: Wish, clock: clocked.Wish) -> int:
     from rich.console import Console
 
     from harness.bench import clocked
-    from harness.pytest_plugin.results import open_folder, run_folder
 
     benchmark = find(wish.name)
     if benchmark.folder != project_root():
         raise UserError(f"{wish.name}: guests that measure time see the project's folder only; put the file there")
     with display_for(sys.stderr) as display:
         kernels = _kernels(wish, display.sink)
-        folder = open_folder(run_folder(project_root() / "results", wish.results), latest=not wish.results)
+        folder = _folder(wish)
         found, trips = clocked.measured(benchmark.name, benchmark.module, kernels, clock, folder, display.sink)
     comparison = found.comparison() if wish.base else None
     said = [found.objection] if found.objection else []
@@ -213,6 +210,17 @@ def _bench_by_time(wish: Wish, clock: clocked.Wish) -> int:
     write_results(folder, found.tables, comparison, margin=margin, objections=said, fail_if=wish.fail_if)
     clocked.written(folder, found, trips)
     return _end(wish, comparison, said, folder)
+
+
+def _folder(wish: Wish) -> Path:
+    """Where results go, without those of an earlier call: what fails leaves none that look like its own."""
+    from harness.pytest_plugin.results import open_folder, run_folder
+
+    folder = open_folder(run_folder(project_root() / "results", wish.results), latest=not wish.results)
+    shutil.rmtree(folder / "profile", ignore_errors=True)
+    for name in ("bench.json", "time.json"):
+        (folder / name).unlink(missing_ok=True)
+    return folder
 
 
 def _end(wish: Wish, comparison: Comparison | None, said: Sequence[str], folder: Path) -> int:
@@ -276,7 +284,12 @@ def _measure(
         for number in range(wish.boots)
         for index, kernel in enumerate(kernels)
     ]
-    events(Phase("measure", f"{benchmark.name}: {wish.boots} boots" + (" of both kernels" if wish.base else "")))
+    events(
+        Phase(
+            "measure",
+            f"{benchmark.name}: {wish.boots} boot{'s' * (wish.boots > 1)}" + (" of both kernels" if wish.base else ""),
+        )
+    )
     if rounds > 1:
         events(Notice(f"{rounds * parts.packets} for each row"))
     reports = run_boots(boots, speed=measured_host().speed, events=events)

@@ -86,3 +86,20 @@ class Benchmark(Generic[S]):
     """Where such rows were published."""
     thread: str = ""
     """The function of the kernel that the thread which does the work is in: a profile leaves out all other threads."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be measured, or judged."""
+        if not self.rows:
+            raise ValueError("a benchmark has a row to compare others with")
+        if len(set(self.sizes)) < 2:
+            raise ValueError(f"sizes {self.sizes}: runs of different lengths are needed")
+        names: set[str] = set()
+        for row in self.rows:
+            if row.name in names:
+                raise ValueError(f"two rows are called {row.name!r}")
+            names.add(row.name)
+        for row in self.rows:
+            if row.role == "control" and (row.expected is None or not row.against):
+                raise ValueError(f"the control {row.name!r} needs `expected`, and the row `against` which that is")
+            if row.against and row.against not in names:
+                raise ValueError(f"{row.name!r} is compared with {row.against!r}, which is no row")

@@ -67,10 +67,26 @@ def test_closure_of_a_benchmark(module: Path) -> None:
     assert (parts.symbols, parts.packets) == (("egress_needed_key", "nf_hooks_needed"), 6400)
 
 
-@pytest.mark.parametrize("text", ["import nowhere_to_be_found", "BENCH = 1"])
-def test_module_that_is_no_benchmark(module: Path, text: str) -> None:
+_REPLACED = (
+    "from dataclasses import replace\nfrom selftests.bench.egress import BENCHMARK\nBENCHMARK = replace(BENCHMARK, "
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\nimport nowhere_to_be_found", r"No module named 'nowhere_to_be_found' \(mine.py, line 2\)"),
+        ("def (", r"SyntaxError: invalid syntax \(mine.py, line 1\)"),
+        ("BENCHMARK = 1", "it has no BENCHMARK, a selftests.bench.benchmark.Benchmark$"),
+        (f"{_REPLACED} rows=())", r"ValueError: a benchmark has a row to compare others with"),
+        (f"{_REPLACED} sizes=(100, 100))", r"ValueError: sizes \(100, 100\): runs of different lengths are needed"),
+        (f"{_REPLACED} rows=BENCHMARK.rows[-2:])", r"'tc accept and 50 additions' .* 'tc accept', which is no row"),
+        (f"{_REPLACED} rows=BENCHMARK.rows[:1] * 2)", r"ValueError: two rows are called 'none'"),
+    ],
+)
+def test_module_that_is_no_benchmark(module: Path, text: str, says: str) -> None:
     module.write_text(text)
-    with pytest.raises(UserError, match=r"the benchmark mine cannot be loaded: .*Error: "):
+    with pytest.raises(UserError, match=rf"the benchmark mine cannot be loaded: .*{says}"):
         initramfs.closure("mine", module.parent)
 
 
