@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.bench.estimate import Point, slope
 from harness.bench.model import KeyState, Measurement, Role, Row, Subject, Table
 from harness.bench.symbols import Symbols, function
-from harness.errors import InfraError
+from harness.errors import InfraError, UserError
 from harness.model import Kernel
 
 Report = dict[str, Any]
 
 
 def exact_table(name: str, kernel: Kernel, reports: Sequence[Report], seconds: float) -> Table:
-    """One table of the reports of all boots of a kernel. Raises InfraError where they do not have the same rows."""
+    """One table of the reports of all boots of a kernel.
+
+    Raises UserError where the first row is absent, and InfraError where the boots do not have the same rows.
+    """
     first = reports[0]
     names = [row["name"] for row in first["rows"]]
     if any([row["name"] for row in report["rows"]] != names for report in reports):
         raise InfraError("the boots of one kernel did not measure the same rows")
+    absent = {row["name"]: row["absent"] for row in first["rows"] if "absent" in row}
+    if reason := absent.get(names[0]):
+        raise UserError(f"the first row, {names[0]!r}, which others are compared with, cannot be measured: {reason}")
     symbols = Symbols(kernel.system_map.read_text())
     return Table(
         benchmark=name,
@@ -28,19 +34,22 @@ def exact_table(name: str, kernel: Kernel, reports: Sequence[Report], seconds: f
         quantity="instructions",
         unit=first["unit"],
         subject=Subject(first["release"], kernel.identity, kernel.request),
-        rows=tuple(_row([report["rows"][index] for report in reports], symbols) for index in range(len(first["rows"]))),
+        rows=tuple(_row([report["rows"][index] for report in reports], absent, symbols) for index in range(len(names))),
         source=first["source"],
         seconds=seconds,
     )
 
 
-def _row(told: Sequence[dict[str, Any]], symbols: Symbols) -> Row:
+def _row(told: Sequence[dict[str, Any]], absent: Mapping[str, str], symbols: Symbols) -> Row:
+    """A control, or a repetition, of a row that is ``absent`` (reasons by name) is as absent as that."""
     first = told[0]
+    role = Role(first["role"])
+    reason = absent.get(first["name"], "") or (absent.get(first["against"], "") if role is not Role.PLAIN else "")
     return Row(
         name=first["name"],
-        measurements=tuple(_measurement(boot, one) for boot, one in enumerate(told) if "samples" in one),
-        role=Role(first["role"]),
-        absent=first.get("absent", ""),
+        measurements=() if reason else tuple(_measurement(boot, one) for boot, one in enumerate(told)),
+        role=role,
+        absent=reason,
         expected=first["expected"],
         against=first["against"],
         keys=tuple(

@@ -47,15 +47,18 @@ def objections(table: Table, margin: Margin) -> list[str]:
             said.append(
                 f"the control failed: {row.name!r} costs {cost:.1f} more than {row.against!r}, not {row.expected}"
             )
-        if row.role is Role.AGAIN and abs(table.delta(row)) > limit:
+        if row.role is Role.AGAIN and not row.absent and abs(table.delta(row)) > limit:
             said.append(f"{row.name!r} is {table.delta(row):+.1f} from the first row, which it repeats")
         said += [
             f"{key.name} is not as before {row.name!r}: {', '.join(key.after)}"
             for key in row.keys
             if key.before != key.after
         ]
-    if not any(row.role is Role.CONTROL and not row.absent for row in table.rows):
+    measured = {row.role for row in table.rows if not row.absent}
+    if Role.CONTROL not in measured:
         said.append("no control was measured: a difference would not be known to be seen")
+    if Role.AGAIN not in measured:
+        said.append("nothing was measured again: what two measurements of the same thing differ by is not known")
     return said
 
 

@@ -19,6 +19,7 @@ BENCHMARK = replace(egress.BENCHMARK, rows=(
     egress.nft("chain"),
     egress.tc(egress.OK),
     egress.tc(egress.OK, egress.ADDED),
+    egress.BENCHMARK.rows[-1],
 ))
 """
 

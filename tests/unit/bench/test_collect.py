@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from harness.bench.collect import exact_table
+from harness.bench.judge import Margin, objections
 from harness.bench.model import Role
-from harness.errors import InfraError
+from harness.errors import InfraError, UserError
 from harness.model import Kernel, Version
 
 SYSTEM_MAP = """\
@@ -49,6 +50,20 @@ def test_absent_row(kernel: Kernel) -> None:
     assert (table.row("nft").absent, table.row("nft").measurements) == ("kernel lacks it", ())
     with pytest.raises(ValueError, match="was not measured: kernel lacks it"):
         _ = table.row("nft").value
+
+
+def test_control_of_an_absent_row(kernel: Kernel) -> None:
+    lacking = {"name": "nft", "role": "plain", "expected": None, "against": "", "absent": "kernel lacks it"}
+    control = told("nft and 50", 1409, role="control", expected=50, against="nft")
+    table = exact_table("egress", kernel, [report(told("none", 1359), lacking, control)], 9.0)
+    assert (table.row("nft and 50").absent, table.row("nft and 50").measurements) == ("kernel lacks it", ())
+    assert any("no control was measured" in line for line in objections(table, Margin()))
+
+
+def test_first_row_is_absent(kernel: Kernel) -> None:
+    lacking = {"name": "nft", "role": "plain", "expected": None, "against": "", "absent": "kernel lacks it"}
+    with pytest.raises(UserError, match=r"the first row, 'nft', .* cannot be measured: kernel lacks it"):
+        exact_table("egress", kernel, [report(lacking, told("none", 1359))], 9.0)
 
 
 def test_control_holds(kernel: Kernel) -> None:

@@ -44,14 +44,16 @@ def test_good_table_has_nothing_against_it() -> None:
 
 
 def test_control_that_fails_spoils_the_table() -> None:
-    spoilt = table(row("none", 1000), row("accept", 1200), control("accept and 50", 1247, 50, "accept"))
+    again = row("none, again", 1000, role=Role.AGAIN)
+    spoilt = table(row("none", 1000), row("accept", 1200), control("accept and 50", 1247, 50, "accept"), again)
     (objection,) = objections(spoilt, Margin())
     assert objection == "the control failed: 'accept and 50' costs 47.0 more than 'accept', not 50"
 
 
-def test_table_without_a_control_proves_nothing() -> None:
+def test_table_without_its_checks_proves_nothing() -> None:
     assert objections(table(row("none", 1000)), Margin()) == [
-        "no control was measured: a difference would not be known to be seen"
+        "no control was measured: a difference would not be known to be seen",
+        "nothing was measured again: what two measurements of the same thing differ by is not known",
     ]
 
 
