@@ -177,7 +177,7 @@ def bench(wish: Wish) -> int:
     said = [line for table in tables for line in objections(table, wish.margin)]
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     for table in tables:
-        console.print(shown_table(table))
+        console.print(shown_table(table, console.width))
     if comparison:
         console.print(shown_changes(comparison, str(wish.margin)))
     if wish.profile:

@@ -18,9 +18,9 @@ from harness.bench.report import WIDTH, number, runs, shown, shown_changes, sign
 from .tables import good, key, row
 
 
-def text(renderable: object) -> str:
+def text(renderable: object, width: int = WIDTH) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=WIDTH).print(renderable)
+    Console(file=stream, width=width).print(renderable)
     return stream.getvalue()
 
 
@@ -51,6 +51,17 @@ def test_table() -> None:
     assert "A/A: 0 apart" in line["again"]
     assert "absent" in line["fwd"]
     assert "absent: kernel lacks fwd" in "\n".join(lines)
+
+
+def test_table_on_a_narrow_terminal() -> None:
+    """The keys are apart, and nothing is cut off."""
+    names = ("egress_needed_key", "nf_hooks_needed[26]")
+    on = replace(row("nft, empty chain", 1700, 1700), keys=tuple(map(key, names)))
+    said = text(shown(good(1359, 1618, on), 80), 80)
+    assert "…" not in said
+    numbers, keys = said.split("static keys: before, during and after the row")
+    assert "NOP JMP NOP" not in numbers
+    assert [line.count("NOP JMP NOP") for line in keys.splitlines() if "nft" in line] == [2]
 
 
 def test_verdicts() -> None:
