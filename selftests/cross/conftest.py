@@ -92,10 +92,10 @@ class Way:
         """Wait until so many packets have left the host."""
         wait.until(lambda: self.outside.stats.tx_packets >= count, f"{count} packets to be forwarded")
 
-    def frame_from_outside(self, payload: bytes) -> bytes:
-        """A frame with a datagram to the pod, as it would come to the pod's device."""
+    def frame_from_outside(self, payload: bytes, to: Link | None = None) -> bytes:
+        """A frame with a datagram to the pod, for the pod's device or another."""
         inner = packet.udp(payload, src=self.family.outside, dst=self.family.pod, sport=PORT, dport=PORT)
-        mac = self.pod.mac or packet.NO_MAC
+        mac = (to or self.pod).mac or packet.NO_MAC
         return packet.in_ethernet(inner, dst=mac, src=OUTSIDE_MAC)
 
 

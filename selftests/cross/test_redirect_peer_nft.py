@@ -35,7 +35,7 @@ class Entry:
 
     def send(self, payload: bytes) -> None:
         """A datagram to the pod."""
-        capture.send(self.source, self.way.frame_from_outside(payload))
+        capture.send(self.source, self.way.frame_from_outside(payload, to=self.entry))
 
 
 @pytest.fixture
@@ -135,8 +135,7 @@ def test_packet_that_the_pod_forwards_is_classified(make_entry: Callable[..., En
     onward.add_neighbour("10.7.0.2", bytes.fromhex("020000000702"))
     chain = entry.way.chain(onward, f"udp dport {PORT} counter")
     inner = packet.udp(b"onward", src="10.8.0.9", dst="10.7.0.2", sport=1, dport=PORT)
-    mac = entry.way.pod.mac or packet.NO_MAC
-    capture.send(entry.source, packet.in_ethernet(inner, dst=mac, src=entry.source.mac))
+    capture.send(entry.source, packet.in_ethernet(inner, dst=entry.entry.mac, src=entry.source.mac))
     wait.until(lambda: onward.stats.tx_packets >= 1, "the packet to be forwarded")
     assert chain.packets == 1
 

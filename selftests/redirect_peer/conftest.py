@@ -61,16 +61,20 @@ class Way:
         return self.cleanup.enter_context(hooks.link(program, device, hook))
 
     def frame(self, payload: bytes) -> bytes:
-        """A frame as a router would send it to the pod."""
-        return capture.frame_to(self.pod, self.source, payload)
+        """A frame as a router would send it to the host, which is its next hop.
+
+        So it is the host's own (PACKET_HOST) when the program sees it: of other frames the pod's stack would take none
+        before c43272299488, which scrubs them.
+        """
+        return capture.frame_to(self.entry, self.source, payload)
 
     def send(self, payload: bytes) -> bytes:
         """Send ``frame(payload)`` from the source; returns it."""
         return self.send_frame(self.frame(payload))
 
     def in_frame(self, what: bytes) -> bytes:
-        """An IP packet in a frame for the pod."""
-        return packet.in_ethernet(what, dst=self.pod.mac or packet.NO_MAC, src=self.source.mac)
+        """An IP packet in such a frame."""
+        return packet.in_ethernet(what, dst=self.entry.mac, src=self.source.mac)
 
     def send_frame(self, frame: bytes, **options: Any) -> bytes:
         """Send a frame from the source; returns it. Options are those of capture.send."""

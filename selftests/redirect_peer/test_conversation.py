@@ -63,7 +63,8 @@ def make_pods(new_namespace: Callable[..., Namespace], cleanup: ExitStack) -> Ca
         for pod, other in ((one, two), (two, one)):
             for family in (IPV4, IPV6):
                 assign(pod.link, Addresses("", pod.address(family), family.length))
-                pod.link.add_neighbour(other.address(family), other.link.mac or packet.NO_MAC)
+                # the host is the pod's next hop, as a gateway would be
+                pod.link.add_neighbour(other.address(family), pod.door.mac or packet.NO_MAC)
             program = cleanup.enter_context(bpf.load_classifier(programs.redirect_peer(other.door.index)))
             cleanup.enter_context(hooks.link(program, pod.door, AttachType.TCX_INGRESS))
         return one, two

@@ -75,7 +75,7 @@ def test_largest_segment_arrives_whole(make_way: MakeWay, counters: Counters, ki
 def from_the_source(way: Way, payload: bytes) -> None:
     """A datagram out of a socket at the source, whose checksum the veth there promises to compute."""
     way.source.add_address(f"{IPV4.outside}/8")
-    way.source.add_neighbour(IPV4.pod, way.pod.mac or packet.NO_MAC)
+    way.source.add_neighbour(IPV4.pod, way.entry.mac)
     with way.source.namespace.socket() as sock:
         sock.bind((IPV4.outside, 4000))
         sock.sendto(payload, (IPV4.pod, 5000))
