@@ -24,7 +24,9 @@ pytestmark = pytest.mark.feature("nf_egress")
 
 def chain_of_two(sender: Sender) -> Chain:
     """A chain that counts and drops at the sender's device, and at one more: in 6.12.8 it ends with its last device."""
-    return sender.namespace.nft.add_chain([sender.namespace.rtnl.add_dummy("d1"), sender.device], rules=["counter drop"])
+    return sender.namespace.nft.add_chain(
+        [sender.namespace.rtnl.add_dummy("d1"), sender.device], rules=["counter drop"]
+    )
 
 
 @pytest.mark.promise("device-removal")
