@@ -585,9 +585,7 @@ def test_runs_in_which_no_test_ran(
     assert (found.no_boot, found.error) == (no_boot, error)
 
 
-@pytest.mark.parametrize(
-    ("said", "error"), [("kproof: no QEMU", "no QEMU"), ("", "kproof ended with status 3; see")]
-)
+@pytest.mark.parametrize(("said", "error"), [("kproof: no QEMU", "no QEMU"), ("", "kproof ended with status 3; see")])
 def test_a_run_that_left_no_results(tmp_path: Path, said: str, error: str) -> None:
     (tmp_path / LOG).write_text(said)
     assert read_report(tmp_path, 3, 1.0).error.startswith(error)
