@@ -128,17 +128,18 @@ class Tally:
         return self.failures + self.passes
 
 
-def _likelihood(tally: Tally) -> float:
+def _log_likelihood(tally: Tally) -> float:
     """Of a tally on a broken kernel, when nothing is known of its rate but this: one half that it always fails, one
-    half that every rate is as likely as any other (a beta distribution, integrated)."""
+    half that every rate is as likely as any other (a beta distribution, integrated). The logarithm, because thousands
+    of runs make it smaller than a float can be."""
     failures, passes = tally.failures, tally.passes
-    sometimes = math.exp(math.lgamma(failures + 1) + math.lgamma(passes + 1) - math.lgamma(failures + passes + 2))
-    return (0.0 if passes else 0.5) + 0.5 * sometimes
+    sometimes = math.lgamma(failures + 1) + math.lgamma(passes + 1) - math.lgamma(failures + passes + 2)
+    return math.log(0.5) + (sometimes if passes else math.log1p(math.exp(sometimes)))
 
 
 def chance_of_passes(broken: Tally, passes: int) -> float:
     """How likely a broken kernel passes so often in a row, after what broken ones did."""
-    return _likelihood(broken + Tally(passes=passes)) / _likelihood(broken)
+    return math.exp(_log_likelihood(broken + Tally(passes=passes)) - _log_likelihood(broken))
 
 
 def doubt_of_a_step(broken: Tally, confidence: float) -> float:
@@ -181,17 +182,21 @@ def posterior(history: History, seen: Iterable[Seen], *, breaks: bool) -> dict[i
     """
     kernels = [one for one in seen if one.tally.runs or len(one.revisions) > 1]
     inside = {revision: history.within(revision) for one in kernels for revision in one.revisions}
-    weights: dict[int, float] = {}
+    logs: dict[int, float] = {}
     # suspects that no kernel tells apart are equally likely: one computation for each group
     groups: dict[tuple[bool, ...], float] = {}
     order = sorted(inside)
     for first in (OLD_END, *range(len(history))):
         key = tuple(_broken(first, revision, inside, breaks=breaks) for revision in order)
         if key not in groups:
-            groups[key] = _weight(dict(zip(order, key, strict=True)), kernels)
-        weights[first] = groups[key]
+            groups[key] = _log_weight(dict(zip(order, key, strict=True)), kernels)
+        logs[first] = groups[key]
+    greatest = max(logs.values())
+    if greatest == -math.inf:
+        return dict.fromkeys(logs, 0.0)
+    weights = {first: math.exp(log - greatest) for first, log in logs.items()}
     total = sum(weights.values())
-    return {first: weight / total for first, weight in weights.items()} if total else dict.fromkeys(weights, 0.0)
+    return {first: weight / total for first, weight in weights.items()}
 
 
 def _broken(first: int, revision: int, inside: Mapping[int, frozenset[int]], *, breaks: bool) -> bool:
@@ -199,17 +204,18 @@ def _broken(first: int, revision: int, inside: Mapping[int, frozenset[int]], *, 
     return True if first == OLD_END else (first in inside[revision]) is breaks
 
 
-def _weight(broken: Mapping[int, bool], kernels: Iterable[Seen]) -> float:
+def _log_weight(broken: Mapping[int, bool], kernels: Iterable[Seen]) -> float:
+    """Minus infinity: it cannot be."""
     total = Tally()
     for one in kernels:
         states = {broken[revision] for revision in one.revisions}
         if len(states) > 1:
-            return 0.0
+            return -math.inf
         if states == {True}:
             total += one.tally
         elif one.tally.failures:
-            return 0.0
-    return _likelihood(total)
+            return -math.inf
+    return _log_likelihood(total)
 
 
 def most_doubtful(
