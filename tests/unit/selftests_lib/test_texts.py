@@ -97,7 +97,9 @@ def test_anything_can_be_described() -> None:
 
 
 def test_report_of_a_finished_run() -> None:
-    assert pktgen.parse(REPORT) == pktgen.Report(sent=1000, errors=0, microseconds=12001, busy_microseconds=12000)
+    assert pktgen.parse(REPORT) == pktgen.Report(
+        sent=1000, errors=0, microseconds=12001, busy_microseconds=12000, per_second=83326
+    )
 
 
 @pytest.mark.parametrize(
