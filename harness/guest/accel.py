@@ -19,6 +19,10 @@ from harness.kernel.files import disk_errors, read_json, write_json
 from harness.model import Accelerator
 from harness.paths import cache_root
 
+FORMAT = 2
+"""Of what is remembered."""
+ENOUGH = 2
+"""Kernels that must fail under KVM until no other one is tried: one that does not end takes the whole limit."""
 PROBE_LIMIT = 5.0  # seconds
 # Seconds that the ROM's loop took under TCG on the host that all limits were set on: two cores of 2.6 GHz.
 REFERENCE_SECONDS = 0.42
@@ -41,18 +45,26 @@ class Host:
 def measured_host(kernel: Path | None = None) -> Host:
     """What this host can do, measured at most once per boot of the host.
 
-    Where a few instructions of a ROM run under KVM, a whole boot of ``kernel`` decides; its success is remembered, its
-    failure only counts for this call: the kernel may be the one that is broken.
+    Where a few instructions of a ROM run under KVM, a whole boot of ``kernel`` decides. Its success is remembered for
+    all kernels, its failure for this one, because the kernel may be what is broken; the failure of ENOUGH kernels is
+    the host's.
     """
     memory = cache_root() / "host.json"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     known = read_json(memory) or {}
-    if known.get("boot") != boot:
-        known = {"boot": boot, "speed": _speed(), "no_kvm": _why_no_kvm(None), "kernel_ran": False}
+    if (known.get("format"), known.get("boot")) != (FORMAT, boot):
+        known = {"format": FORMAT, "boot": boot, "speed": _speed(), "no_kvm": _why_no_kvm(None)}
+        known |= {"kernel_ran": False, "failed": {}}
     why_not = known["no_kvm"]
     if kernel and not why_not and not known["kernel_ran"]:
-        why_not = _why_no_kvm(kernel)
-        known["kernel_ran"] = not why_not
+        failed: dict[str, str] = known["failed"]
+        if str(kernel) not in failed:
+            known["kernel_ran"] = not (why_not := _why_no_kvm(kernel))
+            if why_not:
+                failed[str(kernel)] = why_not
+        why_not = why_not or failed.get(str(kernel), "")
+        if len(failed) >= ENOUGH and not known["kernel_ran"]:
+            known["no_kvm"] = why_not
     with disk_errors(memory.parent):
         write_json(memory, known)
     ran = "a kernel booted" if known["kernel_ran"] else "a probe ran"
