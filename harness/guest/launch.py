@@ -173,23 +173,25 @@ def check_image(kernel: Path) -> None:
         raise UserError(f"{kernel} is not a kernel image: neither an ELF vmlinux nor a bzImage")
 
 
+def own_machine(spec: GuestSpec) -> list[Device]:
+    """What all guests of the launcher *image* have in common that are of this specification."""
+    return [
+        machine.machine(spec.accel, spec.memory_mb, spec.cpus),
+        machine.grace_periods(),
+        machine.direct_boot(spec.kernel, spec.initramfs),
+        machine.serial_console(str(Path(spec.folder, "console.log"))),
+        machine.entropy(),
+        machine.root_disk(spec.root, INIT),
+        *([machine.disk(spec.modules, MODULES)] if spec.modules else []),
+    ]
+
+
 def _image_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
     if spec.shares == "9p":
         project = machine.shared_folder(PROJECT_TAG, spec.project)
     else:
         project = machine.disk(str(project_disk(Path(spec.project))), PROJECT_TAG)
-    return machine.command_line(
-        [
-            machine.machine(spec.accel, spec.memory_mb, spec.cpus),
-            machine.direct_boot(spec.kernel, spec.initramfs),
-            machine.serial_console(str(Path(spec.folder, "console.log"))),
-            machine.entropy(),
-            machine.root_disk(spec.root, INIT),
-            *([machine.disk(spec.modules, MODULES)] if spec.modules else []),
-            project,
-            *extra,
-        ]
-    )
+    return machine.command_line([*own_machine(spec), project, *extra])
 
 
 def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
@@ -207,6 +209,7 @@ def _virtme_command(spec: GuestSpec, extra: list[Device]) -> list[str]:
         cpus=spec.cpus,
         accel=spec.accel,
         more=[
+            *(word for option in machine.grace_periods().kernel for word in ("--kopt", option)),
             "--show-boot-console",
             "--script-sh",
             shlex.join(agent),

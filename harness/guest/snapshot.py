@@ -21,15 +21,15 @@ from harness.errors import BootError, InfraError
 from harness.events import Notice, Phase, Sink
 from harness.guest import agent
 from harness.guest.handshake import BOOT_LIMIT, receive, wait_waiting
-from harness.guest.launch import Guest, launch
-from harness.guest.machine import qemu_program
+from harness.guest.launch import Guest, launch, own_machine
+from harness.guest.machine import command_line, qemu_program
 from harness.guest.monitor import save
 from harness.kernel.files import disk_errors, write_json
 from harness.kernel.locks import locked
 from harness.model import GuestSpec
 from harness.paths import cache_root
 
-FORMAT = "2"
+FORMAT = "3"
 WORKER = "harness.pytest_plugin.session"
 """What collects tests in a guest, and stands by: on the plugin's floor, and known here by its name only."""
 STALE_RUNS = 8
@@ -104,8 +104,8 @@ def _key(spec: GuestSpec, collected: tuple[str, ...]) -> str:
         version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise InfraError(f"{program} cannot be asked for its version: {error}") from None
-    shape = [spec.root, spec.accel, spec.memory_mb, spec.cpus, spec.project, collected]
-    return hashlib.sha256(json.dumps([FORMAT, version, shape]).encode()).hexdigest()[:16]
+    command = command_line(own_machine(replace(spec, folder="")))
+    return hashlib.sha256(json.dumps([FORMAT, version, command, spec.project, collected]).encode()).hexdigest()[:16]
 
 
 def _unusable(path: Path) -> str:

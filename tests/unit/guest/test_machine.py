@@ -14,6 +14,7 @@ from harness.guest.launch import check_image
 def test_the_command_line_of_an_emulated_guest() -> None:
     devices = [
         machine.machine("tcg", 512, 1),
+        machine.grace_periods(),
         machine.direct_boot("/k/vmlinux"),
         machine.serial_console("/r/a,b/console.log"),
         machine.entropy(),
@@ -26,8 +27,8 @@ def test_the_command_line_of_an_emulated_guest() -> None:
     assert words[0].startswith("qemu-system-")
     assert words[-2] == "-append"
     assert words[-1] == (
-        "tsc=reliable no_timer_check panic=-1 console=ttyS0,115200 earlyprintk=serial,ttyS0,115200"
-        " root=/dev/vda rootfstype=erofs ro init=/init"
+        "tsc=reliable no_timer_check rcupdate.rcu_expedited=1 panic=-1"
+        " console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 root=/dev/vda rootfstype=erofs ro init=/init"
     )
     for part in (
         "-machine q35 -accel tcg,thread=multi -cpu qemu64 -m 512 -smp 1",
