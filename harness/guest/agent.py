@@ -303,6 +303,7 @@ def _stand_by(fd: int, orders: dict[str, Any]) -> None:
         gc.collect()  # closes what a session left open
         gc.freeze()  # and no later collection touches, and so copies, the pages that all of this is on
         gc.set_threshold(10_000)  # pytest makes much that lives for a test only
+        gc.enable()
         for _, place in orders["mounts"]:
             if _libc.umount2(place.encode(), 0):
                 raise OSError(ctypes.get_errno(), f"umount {place}: {os.strerror(ctypes.get_errno())}")
@@ -313,6 +314,7 @@ def _stand_by(fd: int, orders: dict[str, Any]) -> None:
 
     _mount_all(orders)
     os.chdir(orders["folder"])
+    gc.disable()  # what is collected stays: there is nothing to find among it
     importlib.import_module(orders["stand_by"]).stand_by(orders["tests"], park)
     conversation.join()
 
