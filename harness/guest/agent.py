@@ -42,6 +42,11 @@ MODULES = "modules"
 # How the console tells that the tests' process ended, and the guest with it.
 WORKER_ENDED = "the guest's Python ended"
 
+BYTECODE = "/usr/lib/kproof/bytecode"
+"""Where a guest with the frozen root has byte code, each under its source's path: nothing lies beside the sources."""
+PROJECT_BYTECODE = "build/bytecode"
+"""That of the project's own sources, in its folder (bytecode.py)."""
+
 KEEP = "KPROOF_KEEP"
 """Environment variable of a virtme guest's agent: folders, separated by colons, that its own /tmp must not hide."""
 
@@ -97,6 +102,7 @@ def init() -> None:
         _writable_root()
         os.environ.clear()
         os.environ.update(ENVIRONMENT)
+        os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE
         supervise()
     except BaseException as error:  # process 1 must say why before it goes: the console is all that is left of it
         _say(f"init failed: {error!r}")
@@ -405,6 +411,10 @@ def _mount_all(orders: dict[str, Any]) -> None:
         else:
             options = "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
             _mount(tag, place, options, MS_RDONLY | MS_NODEV, kind="9p")
+        link = BYTECODE + place
+        if not os.path.lexists(link):
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(f"{place}/{PROJECT_BYTECODE}{place}", link)
 
 
 def _reseed(seed: bytes) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from harness.errors import BootError, InfraError
 from harness.events import Notice, Phase, Sink
 from harness.guest import agent
+from harness.guest.bytecode import compile_tests
 from harness.guest.handshake import BOOT_LIMIT, receive, wait_waiting
 from harness.guest.launch import Guest, launch, own_machine
 from harness.guest.machine import command_line, qemu_program
@@ -48,7 +49,7 @@ def warmed(spec: GuestSpec, tests: list[str], events: Sink) -> GuestSpec:
     folder = snapshots_root()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    collected = _top_level(spec, tests)
+    collected = top_level(spec, tests)
     path = folder / f"{spec.kernel_identity}-{_key(spec, collected)}.snap"
     lock = cache_root() / "locks" / f"snapshot-{spec.kernel_identity}.lock"
     with locked(lock, what="makes a snapshot of this kernel", events=events):
@@ -88,7 +89,7 @@ def orphans(kernel_identities: set[str]) -> list[Path]:
     return [path for path in snapshots_root().glob("*.snap") if path.name.partition("-")[0] not in kernel_identities]
 
 
-def _top_level(spec: GuestSpec, tests: list[str]) -> tuple[str, ...]:
+def top_level(spec: GuestSpec, tests: list[str]) -> tuple[str, ...]:
     """What to collect before saving: for a test anywhere in a folder, all of that top-level folder of the project."""
     names = set()
     for test in tests:
@@ -137,6 +138,7 @@ def _unusable(path: Path) -> str:
 def _make(spec: GuestSpec, collected: tuple[str, ...], path: Path, events: Sink) -> None:
     """Boot a guest, let it collect the tests, and save it: whole, or not at all."""
     events(Phase("snapshot", "booting once"))
+    compile_tests(Path(spec.project), collected, events)
     with tempfile.TemporaryDirectory(prefix=f"making-{spec.kernel_identity}-", dir=path.parent) as scratch:
         cold = replace(spec, folder=str(Path(spec.folder, "snapshot")), snapshot="")
         guest = launch(cold, "snapshot")

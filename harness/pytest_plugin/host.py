@@ -17,11 +17,12 @@ import pytest
 from harness.errors import BootError, InfraError, KproofError, UserError
 from harness.events import Event, GuestEvent, Notice, Phase, Sink, TestEvent, ignore
 from harness.guest import worker
+from harness.guest.bytecode import compile_tests
 from harness.guest.console import death_title, read_tail
 from harness.guest.handshake import END_LIMIT
 from harness.guest.launch import Guest
 from harness.guest.pool import LOST, GuestPool
-from harness.guest.snapshot import warmed
+from harness.guest.snapshot import top_level, warmed
 from harness.guest.spec import check_size, make_spec
 from harness.guest.splats import splats
 from harness.kernel.obtain import obtain, resolve
@@ -152,8 +153,11 @@ class HostSide:
     def pool(self) -> GuestPool:
         """The guests, booting or restored."""
         run = self.run
-        if run.spec.launcher == "image" and not self.config.getoption("--cold"):
-            run.spec = warmed(run.spec, run.tests, self.tell)
+        if run.spec.launcher == "image":
+            if self.config.getoption("--cold"):
+                compile_tests(self.config.rootpath, top_level(run.spec, run.tests), self.tell)
+            else:
+                run.spec = warmed(run.spec, run.tests, self.tell)
         self.tell(Phase("guests", run.kernel.release))
         return self.stack.enter_context(GuestPool(run.spec, ahead=self.count, events=self.tell))
 
