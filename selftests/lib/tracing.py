@@ -46,9 +46,15 @@ class Events(Closing):
 
 
 class TracePipe(Closing):
-    """/sys/kernel/tracing/trace_pipe: lines that are read are gone from it."""
+    """/sys/kernel/tracing/trace_pipe: lines that are read are gone from it.
+
+    For programs that are loaded already: bpf_trace_printk() is silent until its event is enabled, which kernels of 2025
+    and later leave to a workqueue when they load a program (bpf_get_trace_printk_proto(), kernel/trace/bpf_trace.c).
+    """
 
     def __init__(self) -> None:
+        enabled = root() / "events" / "bpf_trace" / "bpf_trace_printk" / "enable"
+        wait.until(lambda: enabled.read_text().startswith("1"), "the event of bpf_trace_printk() to be enabled")
         self._fd = os.open(root() / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._rest = ""
         self._drain()

@@ -26,11 +26,14 @@ NewNamespace = Callable[..., Namespace]
 
 
 def moved(pair: Pair, end: str, target: Namespace) -> Pair:
-    """The pair with one end in another namespace, operational again."""
+    """The pair with one end in another namespace, both operational again: the end that stays lost its carrier too."""
     link = pair.ends(end)[0]
     there = link.namespace.rtnl.move(link, target)
     ends = Pair(there, pair.peer) if end == "primary" else Pair(pair.primary, there)
-    wait.until(lambda: there.state.operstate == "UP", f"{end} to be operational after its move")
+    wait.until(
+        lambda: ends.primary.state.operstate == ends.peer.state.operstate == "UP",
+        f"both ends to be operational after the move of the {end}",
+    )
     return ends
 
 
