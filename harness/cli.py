@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("file", nargs="?", metavar="FILE", help="the matrix (ci/matrix.toml)")
     verb.add_argument("--only", action="append", default=[], metavar="GLOB", help="cells whose id or kernel matches")
     verb.add_argument("--jobs", type=_positive, metavar="N", help="cells at once (as many as cores and memory allow)")
-    verb.add_argument("-n", "--guests", type=_positive, default=2, metavar="N", help="how many guests for a cell (2)")
+    verb.add_argument("-n", "--guests", type=_positive, metavar="N", help="guests for a cell (its share of the cores)")
     _guest_options(verb)
     verb.add_argument("--cold", action="store_true", help="boot every guest instead of restoring a snapshot")
     verb.add_argument("--rerun", action="store_true", help="as if nothing were known from earlier calls")
@@ -299,7 +299,8 @@ def _matrix(options: argparse.Namespace) -> int:
         options.file,
         only=options.only,
         jobs=options.jobs,
-        shape=Shape(options.root, options.memory, options.cpus, options.accel or "", options.guests, options.cold),
+        shape=Shape(options.root, options.memory, options.cpus, options.accel or "", options.cold),
+        guests=options.guests,
         anew=options.rerun,
         list_only=options.list,
         results=options.results,

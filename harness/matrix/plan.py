@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from harness.matrix.cells import Cell
@@ -66,6 +66,15 @@ class Machine:
     cores: int
     free_mb: int
 
+    def guests(self, cells: int, memory_mb: int, asked: int | None) -> int:
+        """How many guests each of these cells gets: what was asked for, else its share of the cores; and memory.
+
+        Kernels are made ready, booted and saved by one core each: more cells at once leave less of the others idle
+        than more guests for one.
+        """
+        by_memory = int(self.free_mb // (memory_mb * RESIDENT))
+        return asked or max(1, min(self.cores, by_memory) // max(1, min(cells, self.cores)))
+
     def jobs(self, guests: int, memory_mb: int, asked: int | None) -> int:
         """How many cells run at once: what was asked for, else one for as many guests as there are cores; and memory.
 
@@ -80,6 +89,8 @@ class Plan:
     cells: tuple[Planned, ...]
     """In the order in which they are begun."""
     jobs: int
+    guests: int
+    """Of each cell."""
 
     @property
     def seconds(self) -> float:
@@ -99,10 +110,11 @@ class Plan:
         counts = {state: len({one.cell.recipe for one in self.cells if one.forecast.state is state}) for state in State}
         kernels = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         known = sum(len(one.known) for one in self.cells)
+        at_once = f"{self.jobs} at once, with {self.guests} guest{'s' * (self.guests > 1)} each"
         return (
             table(("#", "CELL", "KERNEL", "TO RUN", "REUSED", "ABOUT"), rows)
             + f"\n{len(self.cells)} cells; kernels: {kernels}; tests: {left} to run, {known} reused;"
-            + f" {self.jobs} at once; about {about(self.seconds)}"
+            + f" {at_once}; about {about(self.seconds)}"
         )
 
 
@@ -114,7 +126,7 @@ def plan(
     known: Callable[[Facts, Sequence[Test]], Mapping[str, Record]],
     usual: Mapping[str, float],
     machine: Machine,
-    guests: int,
+    guests: int | None,
     memory_mb: int,
     jobs: int | None,
 ) -> Plan:
@@ -128,9 +140,12 @@ def plan(
         own = tuple(test for test in tests if any(test.within(path) for path in cell.tests))
         kept = known(seen.facts, own) if seen.facts else {}
         left = [usual.get(test.nodeid, TEST_SECONDS) for test in own if test.nodeid not in kept]
-        seconds = sum(left) / guests + START_SECONDS if left else 0.0
-        planned.append(Planned(cell, seen, own, kept, seconds))
-    return Plan(tuple(_ordered(planned)), machine.jobs(guests, memory_mb, jobs))
+        planned.append(Planned(cell, seen, own, kept, sum(left)))
+    each = machine.guests(sum(bool(one.left) for one in planned), memory_mb, guests)
+    planned = [
+        replace(one, seconds=one.seconds / each + START_SECONDS if one.left else 0.0) for one in _ordered(planned)
+    ]
+    return Plan(tuple(planned), machine.jobs(each, memory_mb, jobs), each)
 
 
 def _ordered(planned: Sequence[Planned]) -> list[Planned]:

@@ -31,10 +31,8 @@ class Shape:
     cpus: int = 2
     accel: str = ""
     """Empty: the best that works here."""
-    guests: int = 2
-    """For a cell. How many there are, and whether they boot, is no part of what an outcome depends on."""
     cold: bool = False
-    """They boot, each of them, and are not restored from a snapshot."""
+    """They boot, each of them, and are not restored from a snapshot: no part of what an outcome depends on."""
 
     @property
     def options(self) -> list[str]:
@@ -85,9 +83,11 @@ class Testing:
 class Steps:
     """Starts them, in one project."""
 
-    def __init__(self, root: Path, shape: Shape) -> None:
+    def __init__(self, root: Path, shape: Shape, guests: int) -> None:
+        """``guests`` run a cell's tests: no part of what an outcome depends on."""
         self._root = root
         self._shape = shape
+        self._guests = guests
 
     def prepare(self, cell: Cell, folder: Path) -> Preparing:
         """``folder`` takes log and facts."""
@@ -97,7 +97,7 @@ class Steps:
 
     def test(self, cell: Cell, facts: Facts, tests: Sequence[Test], left: Sequence[Test], folder: Path) -> Testing:
         """Run those of a cell's tests that are left; ``folder`` takes their results."""
-        argv = ["harness.cli", "run", "--kernel", kernel_of(cell, facts), "-n", str(self._shape.guests)]
+        argv = ["harness.cli", "run", "--kernel", kernel_of(cell, facts), "-n", str(self._guests)]
         argv += ["--cold"] if self._shape.cold else []
         argv += ["--results", str(folder), *self._shape.options, *arguments(cell.tests, tests, left)]
         return Testing(Child(argv, log=folder / LOG, cwd=self._root), folder)

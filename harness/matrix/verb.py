@@ -40,11 +40,15 @@ def matrix(
     only: Sequence[str],
     jobs: int | None,
     shape: Shape,
+    guests: int | None,
     anew: bool,
     list_only: bool,
     results: str | None,
 ) -> int:
-    """Plan, run and report the cells of a file (ci/matrix.toml); returns the exit status. Raises KproofError."""
+    """Plan, run and report the cells of a file (ci/matrix.toml); returns the exit status. Raises KproofError.
+
+    ``guests``: so many for each cell; None: as many as there are cores for.
+    """
     from harness.pytest_plugin.results import open_folder, run_folder
 
     path = file_of(file)
@@ -61,7 +65,7 @@ def matrix(
         pending.harvest(ledger)
         selftests = collect(root, [path for cell in wanted for path in cell.tests])
         definition.check(selftests.features)
-        planned = _plan(wanted, selftests.tests, root, ledger, shape, jobs, anew=anew)
+        planned = _plan(wanted, selftests.tests, root, ledger, shape, guests, jobs, anew=anew)
         print(planned, flush=True)
         if list_only:
             return 0
@@ -69,7 +73,7 @@ def matrix(
         folder = open_folder(run_folder(root / "results", results), latest=not results)
         campaign = Matrix(
             planned,
-            steps=Steps(root, shape),
+            steps=Steps(root, shape, planned.guests),
             ledger=ledger,
             pending=pending,
             sources=lambda: Sources(root).of,
@@ -93,7 +97,7 @@ def matrix(
             started=started,
             seconds=time.monotonic() - began,
             jobs=planned.jobs,
-            guests=shape.guests,
+            guests=planned.guests,
             shape=shape.options,
             interrupted=interrupted,
         )
@@ -155,6 +159,7 @@ def _plan(
     root: Path,
     ledger: Ledger,
     shape: Shape,
+    guests: int | None,
     jobs: int | None,
     *,
     anew: bool,
@@ -172,7 +177,7 @@ def _plan(
         known=known,
         usual=ledger.seconds(),
         machine=machine(),
-        guests=shape.guests,
+        guests=guests,
         memory_mb=shape.memory_mb,
         jobs=jobs,
     )

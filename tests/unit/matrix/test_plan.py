@@ -55,6 +55,22 @@ def test_what_is_quick_comes_first_and_what_is_shared_stays_together(world: Worl
 
 
 @pytest.mark.parametrize(
+    ("cores", "free_mb", "cells", "asked", "guests"),
+    [
+        (2, 8000, 12, None, 1),
+        (2, 8000, 1, None, 2),
+        (8, 8000, 3, None, 2),
+        (8, 700, 1, None, 2),
+        (8, 100, 1, None, 1),
+        (2, 8000, 0, None, 2),
+        (2, 8000, 12, 3, 3),
+    ],
+)
+def test_cells_share_the_cores(cores: int, free_mb: int, cells: int, asked: int | None, guests: int) -> None:
+    assert Machine(cores, free_mb).guests(cells, 512, asked) == guests
+
+
+@pytest.mark.parametrize(
     ("cores", "free_mb", "asked", "jobs"),
     [(2, 8000, None, 1), (8, 8000, None, 4), (8, 1500, None, 2), (8, 100, None, 1), (2, 8000, 3, 3), (2, 700, 3, 1)],
 )
@@ -74,7 +90,10 @@ def test_the_plan_tells_what_is_reused_and_what_it_takes(world: World) -> None:
     text = str(world.planned)
     assert "stored 6.12.8" in text
     assert "4 of 5" in text
-    assert "2 cells; kernels: 1 stored, 1 build; tests: 6 to run, 4 reused; 1 at once; about 2 min" in text
+    assert (
+        "2 cells; kernels: 1 stored, 1 build; tests: 6 to run, 4 reused; 1 at once, with 2 guests each; about 2 min"
+        in text
+    )
 
 
 def test_nothing_to_run_takes_no_time(world: World) -> None:
