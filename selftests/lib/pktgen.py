@@ -165,11 +165,9 @@ def run(
     process's first one; what was dropped is counted in ``errors``.
     """
     with link.namespace.entered():
-        thread = _PROC / "kpktgend_0"
-        _write(thread, "rem_device_all")
+        thread, device = _PROC / "kpktgend_0", _PROC / link.name
         _write(thread, f"add_device {link.name}")
         try:
-            device = _PROC / link.name
             for command in (
                 "flag NO_TIMESTAMP",
                 f"count {count}",
@@ -189,4 +187,6 @@ def run(
             _write(_PROC / "pgctrl", "start")
             return parse(device.read_text())
         finally:
+            # the thread does it when it next looks, while the order waits 125 ms: what is added then may go with it
             _write(thread, "rem_device_all")
+            wait.until(lambda: not device.exists(), f"{link.name} to be removed from pktgen")
