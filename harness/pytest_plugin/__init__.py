@@ -64,16 +64,20 @@ def pytest_configure(config: pytest.Config) -> None:
     if "kproof_folder" in getattr(config, "workerinput", {}):  # other workers of xdist are processes of this host
         from harness.pytest_plugin import slow
         from harness.pytest_plugin.guest import GuestSide
+        from harness.pytest_plugin.packed import Packs
         from harness.pytest_plugin.schedule import TellsFresh
 
         config.pluginmanager.register(GuestSide(), "kproof-guest-side")
         config.pluginmanager.register(slow, "kproof-slow")
+        config.pluginmanager.register(Packs(), "kproof-packs")
         config.pluginmanager.register(TellsFresh(), "kproof-tells-fresh")
         config.pluginmanager.register(predictions.GuestPredictions(), "kproof-predictions")
     elif config.getoption("--kernel") and not (hasattr(config, "workerinput") or config.option.collectonly):
         from harness.pytest_plugin.host import HostSide
+        from harness.pytest_plugin.packed import Unpacks
 
         config.pluginmanager.register(HostSide(config), "kproof-host-side")
+        config.pluginmanager.register(Unpacks(), "kproof-unpacks")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -71,8 +71,11 @@ class KernelLog:
 
 def taint() -> int:
     """The kernel's taint flags (Documentation/admin-guide/tainted-kernels.rst)."""
-    with open("/proc/sys/kernel/tainted", "rb", buffering=0) as file:
-        return int(file.read(32))
+    fd = os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(os.read(fd, 32))
+    finally:
+        os.close(fd)
 
 
 def taint_letters(flags: int) -> str:

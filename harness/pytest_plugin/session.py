@@ -24,6 +24,7 @@ from _pytest.main import _main, wrap_session
 
 import harness.pytest_plugin
 import harness.pytest_plugin.guest  # what a session needs is in memory before it begins
+import harness.pytest_plugin.packed
 import harness.pytest_plugin.slow
 
 LATE = frozenset(

@@ -18,6 +18,7 @@ import json, os, sys, threading
 from execnet.gateway_base import get_execmodel
 from harness.pytest_plugin import session
 from harness.pytest_plugin.guest import GuestSide
+from harness.pytest_plugin.packed import PACKED
 
 given = json.loads(sys.argv[1])
 GuestSide.__init__ = lambda self: None  # it would read this host's kernel log
@@ -59,8 +60,8 @@ def park(rest):
 session.stand_by(given["tests"], park)
 thread.join()
 out = [[name, {key: value for key, value in data.items() if key in ("ids", "text", "rest")}] for name, data in events]
-out += [["report", [data["data"]["nodeid"], data["data"]["outcome"]]] for name, data in events
-        if name == "testreport" and data["data"]["when"] == "call"]
+reports = [json.loads(data["data"][PACKED]) for name, data in events if name == "testreport"]
+out += [["report", [one["nodeid"], one["outcome"]]] for one in reports if one["when"] == "call"]
 print("\\n" + json.dumps(out))
 """
 
