@@ -22,9 +22,11 @@ import ctypes
 import errno
 import json
 import os
+import re
 import select
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -206,6 +208,7 @@ def prepare() -> None:
         _mount(modules, "/lib/modules", flags=MS_RDONLY, kind="erofs")
         os.makedirs("/run/modprobe.d", exist_ok=True)
         Path("/run/modprobe.d/kproof.conf").write_text(MODULE_OPTIONS)  # modprobe.d(5)
+        _make_nodes(Path("/lib/modules", os.uname().release, "modules.devname"))
     for name, value in SYSCTLS.items():
         Path("/proc/sys/kernel", name).write_text(f"{value}\n")
     for name, value in SYSCTLS_IF_THERE.items():
@@ -213,6 +216,21 @@ def prepare() -> None:
             path.write_text(f"{value}\n")
     _loopback_up()
     sys.path[:] = [folder for folder in sys.path if folder]
+
+
+def _make_nodes(table: Path) -> None:
+    """The device files whose first opening loads a module: depmod lists them as ``tun net/tun c10:200``.
+
+    Where there is a systemd, `kmod static-nodes` and systemd-tmpfiles(8) do it.
+    """
+    for line in table.read_text().splitlines() if table.exists() else []:
+        if not line.startswith("#"):
+            _, name, kind, major, minor = re.fullmatch(r"(\S+) (\S+) ([bc])(\d+):(\d+)", line).groups()  # type: ignore[union-attr]
+            path = Path("/dev", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                mode = stat.S_IFCHR if kind == "c" else stat.S_IFBLK
+                os.mknod(path, mode | 0o600, os.makedev(int(major), int(minor)))
 
 
 def _make_folder(name: str) -> None:
