@@ -29,6 +29,16 @@ class Version:
             raise UserError(f"{text!r} is not a kernel version; write it like 6.12 or 6.12.8")
         return cls(int(match[1]), int(match[2]), int(match[3] or 0))
 
+    @classmethod
+    def of_kernel(cls, release: str, build: str) -> Version:
+        """Of uname(2)'s ``release`` and ``version``.
+
+        The release of Debian's kernels before 6.12 is the name of an interface, 6.1.0-57-amd64; what they are made from
+        stands in the other: ``#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-3``.
+        """
+        told = re.search(r"\bDebian (\d+\.\d+\.\d+)", build)
+        return cls.parse(told[1] if told else release)
+
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}.{self.patch}"
 

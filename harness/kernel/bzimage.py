@@ -30,14 +30,19 @@ def is_bzimage(data: bytes) -> bool:
 
 
 def release(data: bytes, path: str) -> str:
-    """What ``uname -r`` will print, by a bzImage's header or an ELF file's banner. UserError when it has neither."""
+    """What ``uname -r`` will print. UserError when the image does not tell."""
+    return banner(data, path).split()[0]
+
+
+def banner(data: bytes, path: str) -> str:
+    """``RELEASE (BUILDER) BUILD``, by a bzImage's header or an ELF file's banner. UserError when it has neither."""
     if is_bzimage(data):
         (offset,) = struct.unpack_from("<H", data, KERNEL_VERSION)
         text = data[offset + 0x200 : offset + 0x400].partition(b"\0")[0].decode(errors="replace")
-        if offset and text:
-            return text.split()[0]
-    elif data.startswith(b"\x7fELF") and (banner := re.search(rb"Linux version (\d\S+) ", data)):
-        return banner[1].decode(errors="replace")
+        if offset and text.strip():
+            return text
+    elif data.startswith(b"\x7fELF") and (found := re.search(rb"Linux version (\d\S+ [^\0\n]*)", data)):
+        return found[1].decode(errors="replace")
     raise UserError(f"{path} is not a kernel image: neither a bzImage nor an ELF vmlinux that tells its version")
 
 

@@ -179,7 +179,8 @@ def _on_this_machine(spec: str, image: Path, named: str) -> Ready:
     if folder:
         found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
         contents += [[str(path.relative_to(folder)), sha256(path)] for path in found]
-    source = Source(spec, Version.parse(release), digest(contents), f"{image.name} ({release})")
+    version = Version.of_kernel(release, bzimage.banner(data, str(image)))
+    source = Source(spec, version, digest(contents), f"{image.name} ({release})")
     return Ready(source, parts=parts)
 
 

@@ -14,7 +14,7 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     import pytest
 
-    from harness.pytest_plugin.predictions import FixedIn, KnownBug, Since
+    from harness.pytest_plugin.predictions import Said
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Test:
     nodeid: str
     features: tuple[str, ...] = ()
     """What it needs of a kernel, in the order in which that is asked for."""
-    said: tuple[Since | FixedIn | KnownBug, ...] = ()
+    said: tuple[Said, ...] = ()
     """What its markers say of versions."""
 
     __test__ = False

@@ -57,10 +57,10 @@ class Surprise:
 
 def expect(test: Test, choice: Choice, version: Version, skips: Iterable[Skips]) -> Expectation:
     """What markers and the matrix foretell. A skip comes before all else: a test that is skipped cannot fail."""
-    from harness.pytest_plugin.predictions import Since
+    from harness.pytest_plugin.predictions import Limit
 
     for said in test.said:
-        if isinstance(said, Since) and (lacking := said.lacking(version)):
+        if isinstance(said, Limit) and (lacking := said.lacking(version)):
             return Expectation(Result.SKIPPED, lacking)
     for each in skips:
         if each.holds(choice, version):
@@ -69,7 +69,7 @@ def expect(test: Test, choice: Choice, version: Version, skips: Iterable[Skips])
             if any(fnmatchcase(test.nodeid, _escaped(pattern)) for pattern in each.tests):
                 return Expectation(Result.SKIPPED, each.because)
     for said in test.said:
-        if not isinstance(said, Since) and (prediction := said.predict(version)):
+        if not isinstance(said, Limit) and (prediction := said.predict(version)):
             return Expectation(Result.XFAILED, prediction.why)
     return Expectation(Result.PASSED)
 

@@ -25,6 +25,7 @@ from harness.model import Splat, Version
 
 MARKERS = (
     "since(version): needs at least this kernel; skipped on an older one",
+    "until(version): what kernels before this one do; skipped from it on",
     "fixed_in(commit, mainline, stable={}, match=, crash=False): on a kernel without this fix the test must fail"
     " so, or with crash its guest must die so",
     "known_bug(reason, evidence, match): the test must fail so on every kernel",
@@ -72,6 +73,25 @@ class Since:
         if running >= _version(self.version):
             return None
         return f"needs Linux {self.version}, this is {running}"
+
+
+@dataclass(frozen=True)
+class Until:
+    """Of what a release has changed on purpose; a test ``since`` it says what is true then."""
+
+    version: str
+
+    def __post_init__(self) -> None:
+        _version(self.version)
+
+    def __str__(self) -> str:
+        return f"until {self.version}"
+
+    def lacking(self, running: Version) -> str | None:
+        """Why a test is skipped."""
+        if running < _version(self.version):
+            return None
+        return f"holds before Linux {self.version}, this is {running}"
 
 
 @dataclass(frozen=True)
@@ -141,12 +161,17 @@ class KnownBug:
         return Prediction(why, self.match, False, f"{running} must have a fix; make it fixed_in")
 
 
-KINDS: Mapping[str, type[Since | FixedIn | KnownBug]] = {"since": Since, "fixed_in": FixedIn, "known_bug": KnownBug}
+Limit = Since | Until
+"""Where a test is skipped."""
+Said = Limit | FixedIn | KnownBug
+"""What a marker says of versions."""
+
+KINDS: Mapping[str, type[Said]] = {"since": Since, "until": Until, "fixed_in": FixedIn, "known_bug": KnownBug}
 
 
-def of_test(item: pytest.Item) -> list[Since | FixedIn | KnownBug]:
+def of_test(item: pytest.Item) -> list[Said]:
     """What the markers of a test say. Raises pytest.UsageError that names the test and what is wrong with one."""
-    said: list[Since | FixedIn | KnownBug] = []
+    said: list[Said] = []
     for marker in item.iter_markers():
         if kind := KINDS.get(marker.name):
             try:
@@ -167,7 +192,7 @@ def predictions(item: pytest.Item, running: Version) -> list[Prediction]:
     """How a test must fail on this kernel; empty: it must pass, or --runxfail forgets what is known."""
     if item.config.getoption("runxfail"):
         return []
-    told = [said.predict(running) for said in of_test(item) if not isinstance(said, Since)]
+    told = [said.predict(running) for said in of_test(item) if not isinstance(said, Limit)]
     return [prediction for prediction in told if prediction]
 
 
@@ -193,7 +218,7 @@ class GuestPredictions:
     """
 
     def __init__(self, running: Version | None = None) -> None:
-        self.running = running or Version.parse(os.uname().release)
+        self.running = running or Version.of_kernel(os.uname().release, os.uname().version)
         self.met = False
         """The running test has failed as it was predicted."""
         self.over = False
@@ -223,7 +248,7 @@ class GuestPredictions:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         for said in of_test(item):
-            if isinstance(said, Since) and (reason := said.lacking(self.running)):
+            if isinstance(said, Limit) and (reason := said.lacking(self.running)):
                 pytest.skip(reason)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -22,6 +22,20 @@ def test_versions_are_ordered_by_number_not_by_text() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("release", "build", "version"),
+    [
+        ("6.1.0-57-cloud-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-3 (2026-11-01)", "6.1.192"),
+        ("6.1.0-57-cloud-amd64", "6.1.0-57-cloud-amd64 (a@b) #1 SMP Debian 6.1.192-3 (2026-11-01)", "6.1.192"),
+        ("6.12.94+deb13-cloud-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.12.94-1 (2026-06-01)", "6.12.94"),
+        ("6.12.117", "#1 SMP Sat Nov 28 14:50:00 UTC 2026", "6.12.117"),
+        ("6.8.0-31-generic", "#31-Ubuntu SMP PREEMPT_DYNAMIC", "6.8.0"),
+    ],
+)
+def test_version_of_a_kernel_is_what_it_is_made_from(release: str, build: str, version: str) -> None:
+    assert str(Version.of_kernel(release, build)) == version
+
+
 @pytest.mark.parametrize("text", ["", "six", "6", "6.12.8.1", ".6.1"])
 def test_what_is_no_version_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="not a kernel version"):

@@ -12,7 +12,15 @@ import pytest
 from harness.guest.splats import splats
 from harness.model import Outcome, Version
 from harness.pytest_plugin.phases import outcome_of
-from harness.pytest_plugin.predictions import FixedIn, GuestPredictions, KnownBug, Since, place_of, reason_of_death
+from harness.pytest_plugin.predictions import (
+    FixedIn,
+    GuestPredictions,
+    KnownBug,
+    Since,
+    Until,
+    place_of,
+    reason_of_death,
+)
 
 pytest_plugins = ["pytester"]
 
@@ -36,6 +44,18 @@ RUNNING = Version(6, 12, 8)
 )
 def test_since(needed: str, running: str, lacking: str | None) -> None:
     assert Since(needed).lacking(Version.parse(running)) == lacking
+
+
+@pytest.mark.parametrize(
+    ("end", "running", "lacking"),
+    [
+        ("6.16", "6.15.9", None),
+        ("6.16", "6.16", "holds before Linux 6.16, this is 6.16.0"),
+        ("6.16", "7.0.1", "holds before Linux 6.16, this is 7.0.1"),
+    ],
+)
+def test_until(end: str, running: str, lacking: str | None) -> None:
+    assert Until(end).lacking(Version.parse(running)) == lacking
 
 
 @pytest.mark.parametrize(
@@ -80,6 +100,7 @@ def test_a_known_bug_is_in_every_kernel() -> None:
     ("kind", "arguments", "complaint"),
     [
         (Since, {"version": "6.x"}, "'6.x' is not a kernel version"),
+        (Until, {"version": "6.x"}, "'6.x' is not a kernel version"),
         (Since, {"version": 6.13}, "6.13 is not a kernel version"),
         (Since, {"version": "6.13 "}, "'6.13 ' is not a kernel version"),
         (FixedIn, {"commit": "the fix"}, "'the fix' is not a commit"),
@@ -101,6 +122,7 @@ def test_a_known_bug_is_in_every_kernel() -> None:
 def test_what_cannot_be_meant_is_refused(kind: Callable[..., Any], arguments: Any, complaint: str) -> None:
     good: dict[Any, dict[str, Any]] = {
         Since: {},
+        Until: {},
         FixedIn: {"commit": COMMIT, "mainline": "7.1", "match": "x"},
         KnownBug: {"reason": "r", "evidence": "e", "match": "x"},
     }
