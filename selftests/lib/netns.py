@@ -153,5 +153,13 @@ class Namespace(Closing):
 
 
 def netns_cookie(sock: socket.socket) -> int:
-    """SO_NETNS_COOKIE of a socket. Raises OSError ENOPROTOOPT before Linux 5.14."""
-    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+    """SO_NETNS_COOKIE of a socket. Raises OSError ENOPROTOOPT before Linux 5.14.
+
+    By getsockopt(2) itself: Python's takes no buffer for a socket of AF_VSOCK.
+    """
+    cookie, length = ctypes.c_uint64(), ctypes.c_uint32(8)
+    told = _libc.getsockopt(
+        sock.fileno(), socket.SOL_SOCKET, SO_NETNS_COOKIE, ctypes.byref(cookie), ctypes.byref(length)
+    )
+    _checked(told, "getsockopt(SO_NETNS_COOKIE)")
+    return cookie.value

@@ -26,7 +26,8 @@ from selftests.lib.privileges import in_child
 from selftests.netns_cookie.conftest import Cgroup
 from selftests.netns_cookie.hooks import HOOKS, Hook, Noted, connect, load, noted, noting
 
-pytestmark = pytest.mark.feature("netns_cookie")
+# since 5.14, SO_NETNS_COOKIE (e8b9eab99232) tells what the helper should
+pytestmark = [pytest.mark.feature("netns_cookie"), pytest.mark.since("5.14")]
 
 CONNECT4 = next(hook for hook in HOOKS if hook.attach == AttachType.CGROUP_INET4_CONNECT)
 

@@ -47,11 +47,12 @@ HAVE = (
     Kind(ProgType.SCHED_CLS, 0, "6.13", "eb62f49de7ec"),
     Kind(ProgType.SCHED_ACT, 0, "6.13", "eb62f49de7ec"),
     Kind(ProgType.CGROUP_SKB, AttachType.CGROUP_INET_INGRESS, "6.15", "c221d3744ad3"),
+    # sk_filter_func_proto(), which programs on packets of a cgroup fall back on
+    Kind(ProgType.SOCKET_FILTER, 0, "6.15", "c221d3744ad3"),
 )
 """Types that have the helper, from a release on."""
 
 HAVE_NOT = (
-    Kind(ProgType.SOCKET_FILTER),
     Kind(ProgType.KPROBE),
     Kind(ProgType.TRACEPOINT),
     Kind(ProgType.XDP),

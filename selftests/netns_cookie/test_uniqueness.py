@@ -16,7 +16,7 @@ from selftests.lib import txqueues
 from selftests.lib.netns import Namespace
 from selftests.netns_cookie import churn
 
-pytestmark = pytest.mark.feature("netns_cookie")
+pytestmark = [pytest.mark.feature("netns_cookie"), pytest.mark.since("5.14")]  # SO_NETNS_COOKIE, e8b9eab99232
 
 BATCH = 4096
 """COOKIE_LOCAL_BATCH of include/linux/cookie.h: how many cookies a processor takes at once."""

@@ -45,6 +45,11 @@ IPV6 = Family("IPv6", socket.AF_INET6, "fd09::1", "fd09::2", 64, 40, (socket.IPP
 
 FAMILIES = pytest.mark.parametrize("family", [IPV4, IPV6], ids=str)
 
+BEFORE_NAMES = pytest.mark.until("6.16")
+NAMES = pytest.mark.since("6.16")
+"""From then on a chain belongs to names: a device that is not there is no error, and is hooked when it comes
+("netfilter: nf_tables: Respect NETDEV_REGISTER events"). Seen on 6.16.12 and 6.17.13, and not on 6.12.118."""
+
 WAYS_OUT = pytest.mark.parametrize("bypass_qdisc", [False, True], ids=["through-the-qdisc", "with-PACKET_QDISC_BYPASS"])
 """The two ways of a packet socket's frames: dev_queue_xmit(), and nf_hook_direct_egress() with dev_direct_xmit()."""
 

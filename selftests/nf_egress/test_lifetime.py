@@ -17,7 +17,7 @@ from selftests.lib import expect
 from selftests.lib.netns import Namespace
 from selftests.lib.nfnetlink import ChainRequest, change_chains, hooks
 from selftests.lib.nft import COUNTER, Chain, NftError, refusal
-from selftests.nf_egress.conftest import Sender, egress_key
+from selftests.nf_egress.conftest import BEFORE_NAMES, NAMES, Sender, egress_key
 
 pytestmark = pytest.mark.feature("nf_egress")
 
@@ -29,6 +29,7 @@ def chain_of_two(sender: Sender) -> Chain:
     )
 
 
+@BEFORE_NAMES
 @pytest.mark.promise("device-removal")
 def test_device_removal_removes_the_hook(sender: Sender) -> None:
     """nf_tables_netdev_event(), NETDEV_UNREGISTER: the device goes at once, a new one of its name is not hooked."""
@@ -37,6 +38,29 @@ def test_device_removal_removes_the_hook(sender: Sender) -> None:
     again = Sender(sender.namespace.rtnl.add_dummy("d0"), sender.cleanup)
     again.raw()
     assert (chain.packets, again.transmitted) == (0, 1), "(packets counted, packets transmitted by the new device)"
+
+
+@NAMES
+@pytest.mark.promise("device-by-name")
+def test_new_device_of_the_name_is_hooked(sender: Sender) -> None:
+    """nft_netdev_event(), NETDEV_REGISTER: the chain waits for another device of the name."""
+    chain = chain_of_two(sender)
+    sender.device.delete()
+    again = Sender(sender.namespace.rtnl.add_dummy("d0"), sender.cleanup)
+    with expect.refusal(errno.ENOBUFS, "a frame through the new device"):
+        again.raw()
+    assert (chain.packets, again.transmitted) == (1, 0), "(packets counted, packets transmitted by the new device)"
+
+
+@NAMES
+@pytest.mark.promise("device-by-name")
+def test_device_that_comes_later_is_hooked(sender: Sender) -> None:
+    """nft_netdev_hook_alloc() takes any name; the device is hooked as soon as it is there."""
+    chain = sender.chain("counter")
+    change_chains(sender.namespace, ChainRequest(["later"]))
+    later = Sender(sender.namespace.rtnl.add_dummy("later"), sender.cleanup)
+    later.raw()
+    assert chain.packets == 1
 
 
 @pytest.mark.promise("device-removal")
@@ -131,6 +155,7 @@ def test_device_of_a_dormant_table_can_go(sender: Sender) -> None:
     assert sender.namespace.nft.tables() == {"kproof"}
 
 
+@BEFORE_NAMES
 @pytest.mark.promise("device-by-name")
 def test_device_of_another_namespace_is_not_found(sender: Sender, new_namespace: Callable[..., Namespace]) -> None:
     """nft_netdev_hook_alloc() looks the device up in the table's own namespace."""
@@ -139,12 +164,21 @@ def test_device_of_another_namespace_is_not_found(sender: Sender, new_namespace:
         elsewhere.nft.add_chain(sender.device)
 
 
+@NAMES
+@pytest.mark.promise("device-by-name")
+def test_device_of_another_namespace_is_not_hooked(sender: Sender, new_namespace: Callable[..., Namespace]) -> None:
+    """A chain that waits for the name in its own namespace does not get the device that has it in another one."""
+    chain = new_namespace("elsewhere").nft.add_chain(sender.device, rules=["counter drop"])
+    sender.raw()
+    assert (chain.packets, sender.transmitted) == (0, 1), "(packets counted, packets transmitted)"
+
+
 @pytest.mark.promise("refused-transaction")
 def test_refused_chain_leaves_nothing(sender: Sender) -> None:
     """A transaction is all or nothing: the table that was made for the chain goes, and no hook is left."""
     egress_key().await_off()
     with suppress(OSError):
-        change_chains(sender.namespace, ChainRequest(["d0"]), ChainRequest(["absent"]))
+        change_chains(sender.namespace, ChainRequest(["d0"]), ChainRequest(["d0"], hook=2))
     assert sender.namespace.nft.tables() == set(), "tables"
     assert egress_key().state().is_off, f"the static key: {egress_key().state()}"
 
@@ -186,7 +220,9 @@ def test_device_is_hooked_once_however_often_it_is_added(sender: Sender) -> None
 
 @pytest.mark.since("6.4")
 @pytest.mark.promise("device-once")
-@pytest.mark.fixed_in("cf5fb87fcdaa", mainline="6.17", stable={"6.12": "6.12.59"}, match="but it was allowed")
+@pytest.mark.fixed_in(  # of 6.16 only 6.16.12 was seen
+    "cf5fb87fcdaa", mainline="6.17", stable={"6.12": "6.12.59", "6.16": "6.16.12"}, match="but it was allowed"
+)
 def test_device_is_refused_twice_in_one_transaction(sender: Sender) -> None:
     """cf5fb87fcdaa (CVE-2025-38678): two updates that are not committed yet name the same new device: EEXIST."""
     sender.namespace.rtnl.add_dummy("d1")

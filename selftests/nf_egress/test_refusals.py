@@ -15,7 +15,7 @@ from selftests.lib.features import kernel_config
 from selftests.lib.nfnetlink import ChainRequest, change_chains
 from selftests.lib.nft import refusal
 from selftests.lib.privileges import Capability
-from selftests.nf_egress.conftest import MakeSender, Sender
+from selftests.nf_egress.conftest import BEFORE_NAMES, MakeSender, Sender
 
 HERE = pytest.mark.feature("nf_egress")
 
@@ -38,6 +38,7 @@ def test_chain_types_but_filter_are_refused(sender: Sender, kind: str) -> None:
 
 
 @HERE
+@BEFORE_NAMES
 @pytest.mark.promise("device-by-name")
 def test_absent_device_is_refused(sender: Sender) -> None:
     """nft_netdev_hook_alloc(): ENOENT."""

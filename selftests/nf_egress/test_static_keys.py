@@ -43,9 +43,12 @@ def test_without_a_chain_both_keys_are_off(sender: Sender) -> None:
 
 @pytest.mark.promise("keys-patch-the-transmit-path")
 def test_sites_are_in_the_two_transmit_paths() -> None:
-    """0d7308c0ff5f: the hook's key patches __dev_queue_xmit() and packet_xmit(), and nothing else."""
+    """0d7308c0ff5f: the hook's key patches __dev_queue_xmit() and the direct way of AF_PACKET, and nothing else.
+
+    That is packet_xmit(), or packet_direct_xmit() in 6.1.
+    """
     functions = {site.function.partition(".")[0] for site in egress_key().state().sites}
-    assert functions == {"__dev_queue_xmit", "packet_xmit"}
+    assert functions in ({"__dev_queue_xmit", direct} for direct in ("packet_xmit", "packet_direct_xmit"))
 
 
 @pytest.mark.promise("keys-follow-the-chains")
