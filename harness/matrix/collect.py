@@ -26,6 +26,8 @@ class Test:
     """What it needs of a kernel, in the order in which that is asked for."""
     said: tuple[Said, ...] = ()
     """What its markers say of versions."""
+    slow: bool = False
+    """It is skipped unless it is named."""
 
     __test__ = False
 
@@ -92,4 +94,4 @@ def _test(item: pytest.Item) -> Test:
     from harness.pytest_plugin.predictions import of_test
 
     features = tuple(str(marker.args[0]) for marker in item.iter_markers("feature") if marker.args)
-    return Test(item.nodeid, features, tuple(of_test(item)))
+    return Test(item.nodeid, features, tuple(of_test(item)), slow=item.get_closest_marker("slow") is not None)

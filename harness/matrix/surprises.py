@@ -58,7 +58,10 @@ class Surprise:
 def expect(test: Test, choice: Choice, version: Version, skips: Iterable[Skips]) -> Expectation:
     """What markers and the matrix foretell. A skip comes before all else: a test that is skipped cannot fail."""
     from harness.pytest_plugin.predictions import Limit
+    from harness.pytest_plugin.slow import REASON as SLOW
 
+    if test.slow and not any("::" in path and test.within(path) for path in choice.selftests.split()):
+        return Expectation(Result.SKIPPED, SLOW)
     for said in test.said:
         if isinstance(said, Limit) and (lacking := said.lacking(version)):
             return Expectation(Result.SKIPPED, lacking)

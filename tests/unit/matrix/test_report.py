@@ -87,6 +87,15 @@ def test_foretold_skips(world: World) -> None:
     assert made(World(world.root / "other", world.text, found=world.found))["surprises"] == []
 
 
+@pytest.mark.parametrize(
+    ("selftests", "result"),
+    [("selftests", Result.SKIPPED), (ONE.partition("::")[0], Result.SKIPPED), (ONE, Result.PASSED)],
+)
+def test_slow_tests_are_skipped_unless_they_are_named(world: World, selftests: str, result: Result) -> None:
+    (choice,) = world.define(f'kernel = ["debian:6.1"]\nselftests = ["{selftests}"]').choices
+    assert expect(Test(ONE, slow=True), choice, Version(6, 1), ()).result is result
+
+
 def test_brackets_in_a_pattern_of_tests_mean_themselves(world: World) -> None:
     definition = world.define('kernel = ["debian:6.1"]\n[[skips]]\ntests = ["*_one[1]"]\nbecause = "so"')
     tests = [Test(f"{ONE}[1]"), Test(f"{ONE}1"), Test(f"{ONE}[2]")]
