@@ -158,6 +158,7 @@ def test_pod_keeps_its_backend(
     assert again == [5001, 5002, 5001], "ports of the first, the second and the first namespace again"
 
 
+@pytest.mark.since("5.14")  # e8b9eab99232
 @pytest.mark.promise("cookie-is-the-sockets-option")
 def test_entry_is_found_by_the_cookie_of_the_socket_option(
     make_service: Callable[[str], Service], new_namespace: Callable[..., Namespace]

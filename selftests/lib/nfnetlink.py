@@ -28,25 +28,12 @@ _ULOG, _NFTABLES, _HOOK = 4, 10, 12
 _REQUEST, _ACK, _DUMP, _CREATE = 0x1, 0x4, 0x300, 0x400
 _ERROR, _DONE = 2, 3
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_UNASKED = 0
-"""The sequence number of what is not to be acknowledged."""
 
 
-def _message(
-    kind: int, flags: int, *attributes: bytes, family: int = NFPROTO_NETDEV, resource: int = 0, sequence: int = 1
-) -> bytes:
+def _message(kind: int, flags: int, *attributes: bytes, family: int = NFPROTO_NETDEV, resource: int = 0) -> bytes:
     """struct nlmsghdr and nfgenmsg, and what follows them."""
     body = struct.pack("!BBH", family, 0, resource) + b"".join(attributes)
-    return struct.pack("<IHHII", 16 + len(body), kind, flags | _REQUEST, sequence, 0) + body
-
-
-def _batch(kind: int) -> bytes:
-    """The begin or end of a transaction, which asks for no acknowledgement.
-
-    A begin gets one all the same where the batch is begun again, because a module was loaded for it: before
-    "netfilter: nfnetlink: reset nlh pointer during batch replay" (6.17, 6.12.53).
-    """
-    return _message(kind, 0, family=socket.AF_UNSPEC, resource=_NFTABLES, sequence=_UNASKED)
+    return struct.pack("<IHHII", 16 + len(body), kind, flags | _REQUEST, 1, 0) + body
 
 
 def _be32(kind: int, value: int) -> bytes:
@@ -59,21 +46,31 @@ def _answers(sock: socket.socket) -> Iterator[tuple[int, bytes]]:
         raw = sock.recv(1 << 17)
         at = 0
         while at < len(raw):
-            length, kind, _, sequence = struct.unpack_from("<IHHI", raw, at)
+            length, kind = struct.unpack_from("<IH", raw, at)
             payload = raw[at + 16 : at + length]
             at += length + 3 & ~3
             (status,) = struct.unpack_from("<i", payload)
             if kind == _ERROR and status:
                 raise OSError(-status, os.strerror(-status))
-            if sequence != _UNASKED:
-                yield kind, payload
+            yield kind, payload
 
 
 def _ask(sock: socket.socket, request: bytes, *, acknowledgements: int = 1) -> None:
-    """Send messages, so many of which are to be acknowledged. Raises OSError for a refusal."""
+    """Send messages, so many of which are to be acknowledged. Raises OSError for a refusal.
+
+    All answers are there when send(2) returns, and all are read: a batch that the kernel begins again, because it has
+    looked for a module, may acknowledge what it then refuses, before "netfilter: nfnetlink: reset nlh pointer during
+    batch replay" (6.17, 6.12.53).
+    """
     sock.send(request)
-    for _ in zip(range(acknowledgements), _answers(sock), strict=False):
-        pass
+    sock.setblocking(False)
+    came = 0
+    try:
+        for _ in _answers(sock):
+            came += 1
+    except BlockingIOError:
+        sock.setblocking(True)
+    assert came >= acknowledgements, f"{acknowledgements} acknowledgements were asked for, {came} came"
 
 
 def _dump(sock: socket.socket, request: bytes) -> Iterator[Attributes]:
@@ -118,10 +115,10 @@ def change_chains(namespace: Namespace, *requests: ChainRequest) -> None:
     """Requests as one transaction; the table is made if need be. Raises OSError with the first refusal's errno."""
     table = _message(_NFTABLES << 8 | 0, _CREATE, text(1, "kproof"))
     messages = [
-        _batch(_BATCH_BEGIN),
+        _message(_BATCH_BEGIN, 0, family=socket.AF_UNSPEC, resource=_NFTABLES),
         table,
         *(request.encode() for request in requests),
-        _batch(_BATCH_END),
+        _message(_BATCH_END, 0, family=socket.AF_UNSPEC, resource=_NFTABLES),
     ]
     with _open(namespace) as sock:
         _ask(sock, b"".join(messages), acknowledgements=len(requests))
