@@ -14,6 +14,8 @@ import pytest
 
 PACKED = "$kproof_packed"
 """The key of the text. xdist adds its own keys beside it."""
+TUPLES = ("location", "longrepr")
+"""What JSON makes lists of, and others ask for as tuples: a skip's ``longrepr`` is file, line and reason."""
 
 
 class Packs:
@@ -31,6 +33,7 @@ class Unpacks:
     def pytest_report_from_serializable(self, data: dict[str, Any]) -> Generator[None, Any, Any]:
         if text := data.pop(PACKED, ""):
             data |= json.loads(text) | data
-            if "location" in data:
-                data["location"] = tuple(data["location"])
+            for key in TUPLES:
+                if isinstance(data.get(key), list):
+                    data[key] = tuple(data[key])
         return (yield)

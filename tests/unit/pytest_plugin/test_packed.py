@@ -21,13 +21,17 @@ def through(report: pytest.TestReport, plugins: Sequence[object]) -> tuple[dict[
     return dict(sent), config.hook.pytest_report_from_serializable(config=config, data=sent)
 
 
-def report_of(excinfo: Any = None) -> pytest.TestReport:
+SKIP = ("/p/selftests/test_a.py", 12, "Skipped: needs Linux 99.0")
+"""What a report has of a skipped test."""
+
+
+def report_of(longrepr: Any = None) -> pytest.TestReport:
     report = pytest.TestReport(
         "selftests/test_a.py::test_b[1]",
         ("selftests/test_a.py", 12, "test_b[1]"),
         {"test_b[1]": 1, "promise": 1},
-        "failed" if excinfo else "passed",
-        str(excinfo) if excinfo else None,
+        "skipped" if longrepr is SKIP else "failed" if longrepr else "passed",
+        longrepr,
         "call",
         [("Captured stdout call", "a lone surrogate: \udc80, and ü")],
         1.5,
@@ -37,10 +41,10 @@ def report_of(excinfo: Any = None) -> pytest.TestReport:
     return report
 
 
-@pytest.mark.parametrize("excinfo", [None, ValueError("no")])
-def test_report_comes_out_as_it_went_in(excinfo: ValueError | None) -> None:
-    _, plain = through(report_of(excinfo), [])
-    sent, packed = through(report_of(excinfo), [Packs(), Unpacks()])
+@pytest.mark.parametrize("longrepr", [None, "ValueError: no", SKIP], ids=["passed", "failed", "skipped"])
+def test_report_comes_out_as_it_went_in(longrepr: Any) -> None:
+    _, plain = through(report_of(longrepr), [])
+    sent, packed = through(report_of(longrepr), [Packs(), Unpacks()])
     assert sent.keys() == {PACKED, "item_index"}
     assert isinstance(sent[PACKED], str)
     assert packed.location == plain.location
