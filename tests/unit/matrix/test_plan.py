@@ -60,7 +60,7 @@ def test_what_is_quick_comes_first_and_what_is_shared_stays_together(world: Worl
         (2, 8000, 12, None, 1),
         (2, 8000, 1, None, 2),
         (8, 8000, 3, None, 2),
-        (8, 700, 1, None, 2),
+        (8, 900, 1, None, 2),
         (8, 100, 1, None, 1),
         (2, 8000, 0, None, 2),
         (2, 8000, 12, 3, 3),
@@ -72,7 +72,7 @@ def test_cells_share_the_cores(cores: int, free_mb: int, cells: int, asked: int 
 
 @pytest.mark.parametrize(
     ("cores", "free_mb", "asked", "jobs"),
-    [(2, 8000, None, 1), (8, 8000, None, 4), (8, 1500, None, 2), (8, 100, None, 1), (2, 8000, 3, 3), (2, 700, 3, 1)],
+    [(2, 8000, None, 1), (8, 8000, None, 4), (8, 1700, None, 2), (8, 100, None, 1), (2, 8000, 3, 3), (2, 700, 3, 1)],
 )
 def test_cores_and_memory_decide_how_many_run_at_once(cores: int, free_mb: int, asked: int | None, jobs: int) -> None:
     assert Machine(cores, free_mb).jobs(2, 512, asked) == jobs
