@@ -46,5 +46,5 @@ def compile_tests(project: Path, folders: Sequence[str], events: Sink) -> None:
 def _sources(project: Path, folders: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     for folder in folders:
         for path in sorted((project / folder).rglob("*.py")):
-            info = os.stat(path)
+            info = os.lstat(path)  # of a link that leads nowhere, too
             yield str(path), info.st_mtime_ns, info.st_size
