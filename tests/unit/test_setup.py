@@ -33,8 +33,8 @@ def fake(checkout: Path, name: str, script: str) -> None:
     (checkout / "bin" / name).chmod(0o755)
 
 
-def setup(checkout: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": str(checkout / "bin")}
+def setup(checkout: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": str(checkout / "bin"), **more}
     return subprocess.run(["sh", checkout / "ci/setup"], env=environment, capture_output=True, text=True, check=False)
 
 
@@ -65,6 +65,15 @@ def test_packages_are_named_before_they_are_installed_and_a_failing_apt_is_one_c
     assert done.returncode == 3
     assert done.stdout == "kproof: installing clang\n"
     assert done.stderr.splitlines()[-1] == "kproof: apt could not install the packages; all it said is in .setup.log"
+
+
+def test_a_python_that_is_named_is_taken_before_the_systems(checkout: Path) -> None:
+    fake(checkout, "dpkg-query", "printf installed")
+    fake(checkout, "apt-get", "exit 99")
+    fake(checkout, "own", '[ "$1" = -c ] || { echo "own $*"; exit 7; }')
+    done = setup(checkout, PYTHON="own")
+    assert done.returncode == 7
+    assert done.stdout == "kproof: making .venv\nown -m venv --clear .venv\n"
 
 
 def test_doctor_tells_what_is_missing_and_the_command_that_mends_it(
