@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from harness.guest.agent import CONTROL, PORT
 from harness.model import Accelerator
 
+EMULATED = ("tsc=reliable", "no_timer_check")
+"""What an emulated machine's kernel is told: its clocks are consistent, no need to calibrate them."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -47,8 +50,7 @@ def machine(accel: Accelerator, memory_mb: int, cpus: int) -> Device:
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-nic", "none",
         ),
-        # The clocks of an emulated machine are consistent: no need to calibrate them against each other.
-        kernel=("tsc=reliable", "no_timer_check") if accel == "tcg" else (),
+        kernel=EMULATED if accel == "tcg" else (),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from harness.guest import machine
 from harness.kernel.files import digest
 
 COMMON = ("bpf/**/*", "pytest.ini", "known_issues.toml")
@@ -78,5 +79,7 @@ def _imported(tree: ast.AST, package: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def place_of(code: str, root: str, shape: Iterable[str]) -> str:
-    """16 hex digits over what a guest is: its kernel's code, its root image, and the options that shape it."""
-    return digest([code, root, list(shape)])
+    """16 hex digits over what a guest is: its kernel's code, its root image, the options that shape it, and what its
+    kernel is told.
+    """
+    return digest([code, root, list(shape), machine.EMULATED, machine.grace_periods().kernel])

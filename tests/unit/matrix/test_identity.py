@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InfraError
+from harness.guest import machine
 from harness.kernel.code import code_identity
 from harness.matrix.identity import Sources, place_of
 
@@ -81,6 +82,12 @@ def test_a_file_that_is_no_python_is_pytests_to_tell(project: Path) -> None:
 def test_places_differ_by_each_of_their_parts() -> None:
     places = [("code", "root", ["a"]), ("other", "root", ["a"]), ("code", "other", ["a"]), ("code", "root", ["b"])]
     assert len({place_of(*parts) for parts in places}) == 4
+
+
+def test_a_place_is_another_when_kernels_are_told_other_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = place_of("code", "root", ["a"])
+    monkeypatch.setattr(machine, "EMULATED", ("mitigations=off",))
+    assert place_of("code", "root", ["a"]) != before
 
 
 # -- vmlinux ---------------------------------------------------------------------------------------------------------
