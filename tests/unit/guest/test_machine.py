@@ -27,7 +27,7 @@ def test_the_command_line_of_an_emulated_guest() -> None:
     assert words[0].startswith("qemu-system-")
     assert words[-2] == "-append"
     assert words[-1] == (
-        "tsc=reliable no_timer_check rcupdate.rcu_expedited=1 panic=-1"
+        "tsc=reliable no_timer_check norandmaps rcupdate.rcu_expedited=1 panic=-1"
         " console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 root=/dev/vda rootfstype=erofs ro init=/init"
     )
     for part in (
