@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -166,6 +167,14 @@ def test_an_outcome_that_is_missing_is_a_surprise(world: World) -> None:
     assert (surprise.kind, surprise.nodeid) == (Kind.MISSING, TWO)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT, and so would pytest in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_when_waiting(world: World) -> threading.Thread:
     """What a Ctrl-C does to the main thread, once a step goes on that does not end."""
 
@@ -178,6 +187,7 @@ def interrupt_when_waiting(world: World) -> threading.Thread:
     return thread
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("step", ["make debian-6.12.8", "test debian-6.12.8"])
 def test_an_interrupt_ends_all_and_the_next_call_goes_on(world: World, step: str) -> None:
     world.endless = {step}
