@@ -13,7 +13,7 @@ EMULATED = (
     # its clocks are consistent: no need to calibrate them against each other
     "tsc=reliable",
     "no_timer_check",
-    # TCG (of QEMU 7.2) translates a program anew for each address that it is loaded to: 0.2 s for each modprobe
+    # TCG (of QEMU 7.2) translates a program anew for each address that it is loaded to, so for each modprobe
     "norandmaps",
 )
 """What an emulated machine's kernel is told."""

@@ -76,6 +76,14 @@ def test_a_python_that_is_named_is_taken_before_the_systems(checkout: Path) -> N
     assert done.stdout == "kproof: making .venv\nown -m venv --clear .venv\n"
 
 
+def test_a_python_that_is_none_is_told_and_not_replaced_by_another(checkout: Path) -> None:
+    fake(checkout, "dpkg-query", "printf installed")
+    fake(checkout, "apt-get", "exit 99")
+    done = setup(checkout, PYTHON="pyhton3")
+    assert done.returncode == 3
+    assert done.stderr == "kproof: PYTHON=pyhton3 is none: Python 3.11 or newer with venv is needed\n"
+
+
 def test_doctor_tells_what_is_missing_and_the_command_that_mends_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
