@@ -166,9 +166,15 @@ def bpf(command: int, attributes: bytes | bytearray) -> int:
     result: int = _libc.syscall(ctypes.c_long(number), ctypes.c_int(command), buffer, ctypes.c_uint(len(attributes)))
     if result < 0:
         code = ctypes.get_errno()
-        name = Cmd(command).name if command in Cmd.__members__.values() else str(command)
-        raise OSError(code, f"bpf({name}): {os.strerror(code)}")
+        raise OSError(code, f"bpf({_name(command)}): {os.strerror(code)}")
     return result
+
+
+def _name(command: int) -> str:
+    try:
+        return Cmd(command).name
+    except ValueError:
+        return str(command)
 
 
 class Handle(Closing):
