@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from functools import cache
 from pathlib import Path
 
 BEGIN, SCAN, END = "kproof: begin ", "kproof: looks for leaks ", "kproof: end "
@@ -71,11 +72,13 @@ class KernelLog:
 
 def taint() -> int:
     """The kernel's taint flags (Documentation/admin-guide/tainted-kernels.rst)."""
-    fd = os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return int(os.read(fd, 32))
-    finally:
-        os.close(fd)
+    return int(os.pread(_tainted(), 32, 0))
+
+
+@cache
+def _tainted() -> int:
+    """Open as long as this process lives: to find it in /proc/sys takes an emulated guest longer than to read it."""
+    return os.open("/proc/sys/kernel/tainted", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def taint_letters(flags: int) -> str:

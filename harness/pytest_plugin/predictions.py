@@ -168,6 +168,8 @@ Said = Limit | FixedIn | KnownBug
 
 KINDS: Mapping[str, type[Said]] = {"since": Since, "until": Until, "fixed_in": FixedIn, "known_bug": KnownBug}
 
+_SIGNATURES = {name: inspect.signature(kind) for name, kind in KINDS.items()}
+
 
 def of_test(item: pytest.Item) -> list[Said]:
     """What the markers of a test say. Raises pytest.UsageError that names the test and what is wrong with one."""
@@ -175,7 +177,7 @@ def of_test(item: pytest.Item) -> list[Said]:
     for marker in item.iter_markers():
         if kind := KINDS.get(marker.name):
             try:
-                given = inspect.signature(kind).bind(*marker.args, **marker.kwargs)
+                given = _SIGNATURES[marker.name].bind(*marker.args, **marker.kwargs)
                 said.append(kind(*given.args, **given.kwargs))
             except (TypeError, ValueError) as error:
                 raise pytest.UsageError(f"{item.nodeid}: marker {marker.name}: {error}") from None

@@ -12,6 +12,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import harness.pytest_plugin
 import harness.pytest_plugin.guest  # what a session needs is in memory before it begins
 import harness.pytest_plugin.packed
 import harness.pytest_plugin.slow
+from harness.pytest_plugin.outbox import HELD, Outbox
 
 LATE = frozenset(
     (
@@ -98,6 +100,7 @@ def stand_by(tests: list[str], park: Callable[[list[str]], bool]) -> None:
         nonlocal job, done
         session.perform_collect()
         collected = [] if session.testsfailed else list(session.items)
+        _remember(session)
         made = _parse(config, tests)
         inspect.getmodule(session_of_a_job.__code__)  # which remembers where each module is: a traceback asks
         xdist.remote.getinfodict()  # of which platform.py remembers what it has to look for in a large file
@@ -143,10 +146,35 @@ def _work(config: Config, session: pytest.Session, job: Job, main: Callable[[Con
     os.environ["PYTEST_XDIST_WORKER"] = given["workerid"]
     os.environ["PYTEST_XDIST_WORKER_COUNT"] = str(given["workercount"])
     config._parser.prog = os.path.basename(given["mainargv"][0])
-    interactor = xdist.remote.WorkerInteractor(config, job.channel)
+    interactor = _Worker(config, job.channel)
     xdist.remote.interactor = interactor  # it takes itself for a script's variable
     interactor.pytest_sessionstart(session)
     return main(config, session)
+
+
+class _Worker(xdist.remote.WorkerInteractor):  # type: ignore[misc]
+    """xdist's, which tells of a test when it has ended."""
+
+    def __init__(self, config: Config, channel: Any) -> None:
+        super().__init__(config, channel)
+        self._outbox = channel.gateway._io = Outbox(channel.gateway._io)
+
+    def sendevent(self, name: str, **kwargs: object) -> None:
+        self._outbox.hold = name in HELD
+        super().sendevent(name, **kwargs)
+
+    @pytest.hookimpl
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        _remember(session)
+        super().pytest_collection_finish(session)
+
+
+def _remember(session: pytest.Session) -> None:
+    """Once all are collected, what pytest finds out anew at each step of each test does not change."""
+    if "gethookproxy" not in vars(session):
+        session.gethookproxy = cache(session.gethookproxy)  # type: ignore[assignment, method-assign]
+    for item in session.items:
+        item.location  # noqa: B018  cached
 
 
 def _run_selected(config: Config, session: pytest.Session) -> int:
@@ -159,7 +187,8 @@ def _run_selected(config: Config, session: pytest.Session) -> int:
 
 
 def _config(args: list[str], workerinput: dict[str, Any]) -> Config:
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # looking for entry points costs an emulated guest half a second
+    for looks_for_entry_points in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "HYPOTHESIS_NO_PLUGINS"):
+        os.environ[looks_for_entry_points] = "1"  # that costs an emulated guest half a second
     config = _prepareconfig(["-p", "no:cacheprovider", *args], [xdist.plugin, harness.pytest_plugin])
     for name in BLOCKED:
         config.pluginmanager.set_blocked(name)

@@ -28,6 +28,7 @@ events = []
 
 class Channel:
     execmodel = get_execmodel("thread")
+    _io = None
     gateway = property(lambda self: self)
     def send(self, event):
         events.append(event)
