@@ -1,20 +1,33 @@
-"""What becomes of a recipe's kernel, found out without a download or a build."""
+"""What becomes of a recipe's kernel and of its tests, found out without a download, a build or a run."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from harness.errors import KproofError
+from harness.errors import KproofError, UserError
 from harness.kernel.files import read_json
 from harness.kernel.layout import Layout
 from harness.kernel.obtain import obtain, resolve
 from harness.kernel.store import Store
 from harness.matrix.cells import Cell
-from harness.matrix.plan import BUILD_SECONDS, DOWNLOAD_SECONDS, Forecast, Machine, State
-from harness.matrix.prepare import describe
+from harness.matrix.collect import Test
+from harness.matrix.definition import Skips
+from harness.matrix.plan import (
+    BETWEEN_SECONDS,
+    BUILD_SECONDS,
+    DOWNLOAD_SECONDS,
+    TEST_SECONDS,
+    Forecast,
+    Machine,
+    State,
+)
+from harness.matrix.prepare import Facts, describe
+from harness.matrix.surprises import expect
+from harness.model import Result, Version
 
 FULL_BUILD = 120.0
 """Seconds: what took less was built on top of the objects of another kernel."""
@@ -54,6 +67,29 @@ class Forecaster:
     def _build_seconds(self) -> float:
         seen = [kernel.seconds for kernel, _, _ in self._stored if kernel.seconds > FULL_BUILD]
         return median(seen or [BUILD_SECONDS])
+
+
+def seconds_of_tests(skips: Iterable[Skips], usual: Mapping[str, float]) -> Callable[[Cell, Facts | None, Test], float]:
+    """What a test takes on a cell's kernel: nearly nothing where it is foretold to be skipped, else what is usual.
+
+    A kernel that is not there yet is of the version that its recipe names, if it names one.
+    """
+    foretold = tuple(skips)
+
+    def seconds(cell: Cell, facts: Facts | None, test: Test) -> float:
+        version = facts.parsed if facts else _named(cell)
+        if version and expect(test, cell.choice, version, foretold).result is Result.SKIPPED:
+            return BETWEEN_SECONDS
+        return BETWEEN_SECONDS + usual.get(test.nodeid, TEST_SECONDS)
+
+    return seconds
+
+
+def _named(cell: Cell) -> Version | None:
+    try:
+        return Version.parse(cell.source.rpartition(":")[2])
+    except UserError:
+        return None
 
 
 def machine() -> Machine:

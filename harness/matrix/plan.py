@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -15,6 +16,8 @@ from harness.tables import table
 
 TEST_SECONDS = 0.3
 """Of a test whose time nobody knows."""
+BETWEEN_SECONDS = 0.02
+"""Before and after a test, and all that there is of one that is skipped."""
 START_SECONDS = 15.0
 """Of a run: its snapshot, and what is between the guests' first and last test."""
 DOWNLOAD_SECONDS = 20.0
@@ -124,13 +127,13 @@ def plan(
     *,
     forecast: Callable[[Cell], Forecast],
     known: Callable[[Facts, Sequence[Test]], Mapping[str, Record]],
-    usual: Mapping[str, float],
+    seconds: Callable[[Cell, Facts | None, Test], float],
     machine: Machine,
     guests: int | None,
     memory_mb: int,
     jobs: int | None,
 ) -> Plan:
-    """Plan these cells. ``usual`` has the seconds of tests that have run somewhere."""
+    """Plan these cells. ``seconds`` tells what a test will take there."""
     forecasts: dict[str, Forecast] = {}
     planned = []
     for cell in cells:
@@ -139,7 +142,7 @@ def plan(
         seen = forecasts[cell.recipe]
         own = tuple(test for test in tests if any(test.within(path) for path in cell.tests))
         kept = known(seen.facts, own) if seen.facts else {}
-        left = [usual.get(test.nodeid, TEST_SECONDS) for test in own if test.nodeid not in kept]
+        left = [seconds(cell, seen.facts, test) for test in own if test.nodeid not in kept]
         planned.append(Planned(cell, seen, own, kept, sum(left)))
     each = machine.guests(sum(bool(one.left) for one in planned), memory_mb, guests)
     planned = [
@@ -149,18 +152,23 @@ def plan(
 
 
 def _ordered(planned: Sequence[Planned]) -> list[Planned]:
-    """What is quick to have first; then cells of a tree side by side, its plain kernels before those of flavours, whose
-    objects are others; and cells of a kernel side by side. What is equal stays as it was written.
+    """What is quick to have first, and of that what takes longest: so no core is left alone with much at the end. Then
+    cells of a tree side by side, its plain kernels before those of flavours, whose objects are others; and cells of a
+    kernel side by side. What is equal stays as it was written.
     """
     quick = {State.STORED: 0, State.DOWNLOAD: 1, State.BUILD: 2, State.FETCH_AND_BUILD: 2}
     first: dict[str, int] = {}
+    longest: dict[tuple[State, str], float] = defaultdict(float)
     for number, one in enumerate(planned):
         first.setdefault(one.cell.source, number)
         first.setdefault(one.cell.recipe, number)
+        if quick[one.forecast.state] < quick[State.BUILD]:
+            longest[one.forecast.state, one.cell.source] += one.seconds
     return sorted(
         planned,
         key=lambda one: (
             quick[one.forecast.state],
+            -longest[one.forecast.state, one.cell.source],
             first[one.cell.source],
             one.cell.choice.flavour != BASE,
             one.cell.choice.flavour,

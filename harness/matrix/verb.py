@@ -15,9 +15,9 @@ from harness.kernel.layout import Layout
 from harness.kernel.locks import locked
 from harness.matrix.cells import Cell, cells
 from harness.matrix.collect import Test, collect
-from harness.matrix.definition import Definition, load
+from harness.matrix.definition import Definition, Skips, load
 from harness.matrix.emit import Service, emit
-from harness.matrix.forecast import Forecaster, machine
+from harness.matrix.forecast import Forecaster, machine, seconds_of_tests
 from harness.matrix.identity import Sources, place_of
 from harness.matrix.ledger import Ledger, Pending, Record
 from harness.matrix.live import view_for
@@ -65,7 +65,7 @@ def matrix(
         pending.harvest(ledger)
         selftests = collect(root, [path for cell in wanted for path in cell.tests])
         definition.check(selftests.features)
-        planned = _plan(wanted, selftests.tests, root, ledger, shape, guests, jobs, anew=anew)
+        planned = _plan(wanted, selftests.tests, root, definition.skips, ledger, shape, guests, jobs, anew=anew)
         print(planned, flush=True)
         if list_only:
             return 0
@@ -157,6 +157,7 @@ def _plan(
     wanted: Sequence[Cell],
     tests: Sequence[Test],
     root: Path,
+    skips: Sequence[Skips],
     ledger: Ledger,
     shape: Shape,
     guests: int | None,
@@ -175,7 +176,7 @@ def _plan(
         tests,
         forecast=Forecaster(shape.launcher),
         known=known,
-        usual=ledger.seconds(),
+        seconds=seconds_of_tests(skips, ledger.seconds()),
         machine=machine(),
         guests=guests,
         memory_mb=shape.memory_mb,

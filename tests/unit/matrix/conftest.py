@@ -14,7 +14,7 @@ from harness.matrix.cells import Cell, cells
 from harness.matrix.collect import Test
 from harness.matrix.definition import Definition, load
 from harness.matrix.ledger import Found, Ledger, Pending, Record
-from harness.matrix.plan import Forecast, Machine, Plan, State, plan
+from harness.matrix.plan import TEST_SECONDS, Forecast, Machine, Plan, State, plan
 from harness.matrix.prepare import Facts
 from harness.matrix.run import Done, Matrix, Stage
 from harness.model import Result, Version
@@ -121,7 +121,7 @@ class World:
             self.tests,
             forecast=self.forecast,
             known=known,
-            usual={},
+            seconds=lambda cell, seen, test: TEST_SECONDS,
             machine=Machine(self.cores, 8000),
             guests=2,
             memory_mb=512,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.matrix.cells import cells
-from harness.matrix.plan import Forecast, Machine, State, about, plan
+from harness.matrix.forecast import seconds_of_tests
+from harness.matrix.plan import BETWEEN_SECONDS, TEST_SECONDS, Forecast, Machine, State, about, plan
 from harness.matrix.steps import arguments
 
 from .conftest import BUG, FIXED, NEW, ONE, TESTS, TWO, World, facts
@@ -36,7 +37,7 @@ def order(world: World, text: str) -> list[str]:
         TESTS,
         forecast=lambda cell: Forecast(state(cell.choice.kernel)),
         known=lambda seen, own: {},
-        usual={},
+        seconds=seconds_of_tests(definition.skips, {}),
         machine=Machine(2, 8000),
         guests=2,
         memory_mb=512,
@@ -52,6 +53,34 @@ def test_what_is_quick_comes_first_and_what_is_shared_stays_together(world: Worl
         *("debian-6.12-kasan a", "debian-6.12-kasan b"),
         *("debian-6.1 a", "debian-6.1 b", "debian-6.1-kasan a", "debian-6.1-kasan b"),
     ]
+
+
+def test_what_takes_longest_comes_first(world: World) -> None:
+    """Promise: what is foretold to be skipped takes no time; of images that are alike the order is the file's."""
+    text = """
+kernel = ["image:debian:6.1", "image:debian:5.10", "image:debian:6.12.43", "image:debian:6.12", "image:debian:7.2"]
+[[skips]]
+features = ["netkit"]
+versions = "<6.7"
+because = "it came with 6.7"
+[[skips]]
+tests = ["*test_one"]
+versions = "<6.0"
+because = "it came with 6.0"
+"""
+    names = [name.removeprefix("image-debian-") for name in order(world, text)]
+    assert names == ["7.2", "6.12.43", "6.12", "6.1", "5.10"]  # 7.2 is the only one that a test needs at least 6.13 of
+
+
+def test_a_test_takes_as_long_as_where_it_has_run(world: World) -> None:
+    """Promise: the longest time that is known of it, and what is around it; the guess only where none is."""
+    definition = world.define('kernel = ["image:debian:6.12"]')
+    (cell,) = cells(definition.choices, world.root)
+    seconds = seconds_of_tests(definition.skips, {ONE: 2.0, NEW: 9.0})
+    known, unknown, skipped = (
+        seconds(cell, facts("6.12.8"), next(test for test in TESTS if test.nodeid == name)) for name in (ONE, TWO, NEW)
+    )
+    assert (known, unknown, skipped) == (2.0 + BETWEEN_SECONDS, TEST_SECONDS + BETWEEN_SECONDS, BETWEEN_SECONDS)
 
 
 @pytest.mark.parametrize(
