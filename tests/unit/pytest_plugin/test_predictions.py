@@ -281,8 +281,18 @@ def test_a_failure_is_no_crash(pytester: pytest.Pytester) -> None:
 def test_another_failure_says_what_was_predicted(pytester: pytest.Pytester) -> None:
     (outcome,) = outcomes(pytester, [Case((FIX,), "assert 0, 'timeout'", "failed")])
     assert f"predicted was another failure, with 'no route|in nk_xmit': {LACKS}" in outcome.detail
+    assert ">       assert 0, 'timeout'" in outcome.detail
     (outcome,) = outcomes(pytester, [Case((FATAL,), "assert 0, 'timeout'", "failed")])
     assert "E       AssertionError: timeout" in outcome.detail
+
+
+def test_a_predicted_failure_is_told_by_python_s_own_traceback(pytester: pytest.Pytester) -> None:
+    """Promise: where it failed and how, from the test on."""
+    (outcome,) = outcomes(pytester, [Case((FIX,), "int('no route')", "xfailed")])
+    where, line, failure = outcome.detail.splitlines()[:3]
+    assert where.endswith("in test_0")
+    assert line == "    int('no route')"
+    assert failure == "ValueError: invalid literal for int() with base 10: 'no route'"
 
 
 @pytest.mark.parametrize(("running", "fresh"), [(RUNNING, True), (Version(7, 1), False)])
