@@ -14,7 +14,7 @@ from harness.matrix.ledger import Record
 from harness.matrix.prepare import Facts
 from harness.tables import table
 
-TEST_SECONDS = 0.3
+TEST_SECONDS = 0.1
 """Of a test whose time nobody knows."""
 BETWEEN_SECONDS = 0.02
 """Before and after a test, and all that there is of one that is skipped."""
