@@ -11,6 +11,7 @@ used.
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ WIDE = ("wide", "images")
 """States that know the suites of ``WIDE_SUITES``."""
 HELPER = "/usr/lib/apt/apt-helper"
 
+LISTS_MB = 400
+"""Free space that reading lists takes at most: those of the suites with images, and apt's index of them, are 327 MB."""
 UPDATE_LIMIT = 600.0
 DOWNLOAD_LIMIT = 3600.0
 FRESH = 86400.0
@@ -362,6 +365,11 @@ class Archive:
             return False
         self._refreshed.add(state)
         folder = self._root / state
+        if (free := shutil.disk_usage(folder).free >> 20) < LISTS_MB:  # apt 2.6 neither ends nor complains then
+            raise InfraError(
+                f"{free} MB are left on the disk of {folder}, and the archive's lists can take {LISTS_MB};"
+                " free some (kproof kernels prune), or set KPROOF_CACHE"
+            )
         argv = ["apt-get", *self._options(state), "update"]
         done = command.run(argv, limit=UPDATE_LIMIT, check=False)
         complaints = [line for line in done.err.decode(errors="replace").splitlines() if line.startswith("E: ")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -224,6 +226,16 @@ def test_no_network(tmp_path: Path, apt: Path, events: list[Event]) -> None:
     (apt / "offline").touch()
     with pytest.raises(InfraError, match="archive cannot be read: E: Could not resolve"):
         open_archive(tmp_path, events).find("6.12", update=False)[0]
+
+
+def test_lists_are_not_read_onto_a_full_disk(
+    tmp_path: Path, apt: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: one line at once. apt would hang: seen with 2.6.1 and a disk of 40 MB."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=40 << 20))
+    with pytest.raises(InfraError, match=r"40 MB are left on the disk of .* lists can take 400; free some"):
+        open_archive(tmp_path, events).find("6.12", update=False)
+    assert not (apt / "calls").exists()
 
 
 def test_a_download_is_kept(tmp_path: Path, apt: Path, events: list[Event]) -> None:
