@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from harness.events import Sink, ignore
@@ -133,12 +134,13 @@ class Ledger:
         }
 
     def seconds(self) -> dict[str, float]:
-        """How long each test took, as far as any place knows; the longest of them."""
-        longest: dict[str, float] = {}
+        """How long each test usually takes where it is not skipped: the median of what any place knows."""
+        known: dict[str, list[float]] = {}
         for path in self._folder.glob("*.json"):
             for nodeid, entry in self._entries(path).items():
-                longest[nodeid] = max(longest.get(nodeid, 0.0), entry["outcome"].get("seconds", 0.0))
-        return longest
+                if entry["outcome"]["result"] != Result.SKIPPED:
+                    known.setdefault(nodeid, []).append(entry["outcome"].get("seconds", 0.0))
+        return {nodeid: median(seconds) for nodeid, seconds in known.items()}
 
     def put(self, place: str, found: Found, sources: Mapping[str, str]) -> None:
         """Keep what a run found out. Raises InfraError where the disk refuses."""

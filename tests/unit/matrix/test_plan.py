@@ -6,8 +6,10 @@ import pytest
 
 from harness.matrix.cells import cells
 from harness.matrix.forecast import seconds_of_tests
+from harness.matrix.ledger import Found, Record
 from harness.matrix.plan import BETWEEN_SECONDS, TEST_SECONDS, Forecast, Machine, State, about, plan
 from harness.matrix.steps import arguments
+from harness.model import Result
 
 from .conftest import BUG, FIXED, NEW, ONE, TESTS, TWO, World, facts
 
@@ -81,6 +83,15 @@ def test_a_test_takes_as_long_as_where_it_has_run(world: World) -> None:
         seconds(cell, facts("6.12.8"), next(test for test in TESTS if test.nodeid == name)) for name in (ONE, TWO, NEW)
     )
     assert (known, unknown, skipped) == (2.0 + BETWEEN_SECONDS, TEST_SECONDS + BETWEEN_SECONDS, BETWEEN_SECONDS)
+
+
+def test_what_is_usual_is_the_median_of_where_it_ran(world: World) -> None:
+    """Promise: one kernel that is slow, or that lacks what a test needs, does not make all plans wrong."""
+    seen = {"a": (Result.PASSED, 1.0), "b": (Result.XFAILED, 2.0), "c": (Result.PASSED, 90.0)}
+    seen |= {"old": (Result.SKIPPED, 0.01), "older": (Result.SKIPPED, 0.01)}
+    for place, (result, seconds) in seen.items():
+        world.ledger.put(place, Found({ONE: Record(ONE, result, seconds)}, frozenset(), ()), {ONE: "hash"})
+    assert world.ledger.seconds() == {ONE: 2.0}
 
 
 @pytest.mark.parametrize(
