@@ -96,13 +96,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
-def lacks_a_feature(item: pytest.Item) -> bool:
-    """Whether ``pytest_runtest_setup`` will end this test; a marker that is wrong is for then."""
-    features = item.config.stash[FEATURES]
-    names = [marker.args[0] for marker in item.iter_markers("feature") if marker.args]
-    return any(name in features.names and features.lacking(name) is not None for name in names)
-
-
 def _name(marker: pytest.Mark) -> str:
     arguments: tuple[Any, ...] = marker.args
     if len(arguments) != 1 or marker.kwargs or not isinstance(arguments[0], str):

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import pytest
 
-from harness.pytest_plugin.features import lacks_a_feature
 from harness.pytest_plugin.order import shuffled
 
 AHEAD = 3
@@ -29,8 +28,7 @@ WORTH_A_GUEST = 4
 
 
 class TellsFresh:
-    """In a guest: says which of the collected tests are fresh. One that its marker makes so, and that lacks a feature,
-    will be skipped or fail at once: that takes no guest of its own.
+    """In a guest: says which of the collected tests are fresh.
 
     The message is xdist's "unscheduled", of indices into the collection: the only one of a worker's that goes to the
     scheduler and to nobody else. It comes before the collection itself.
@@ -41,11 +39,7 @@ class TellsFresh:
         from xdist.remote import WorkerInteractor
 
         every = session.config.getoption("--fresh")
-        indices = [
-            index
-            for index, item in enumerate(session.items)
-            if every or (item.get_closest_marker("fresh") and not lacks_a_feature(item))
-        ]
+        indices = [index for index, item in enumerate(session.items) if every or item.get_closest_marker("fresh")]
         for plugin in session.config.pluginmanager.get_plugins():
             if indices and isinstance(plugin, WorkerInteractor):
                 plugin.sendevent("unscheduled", indices=indices)

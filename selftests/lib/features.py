@@ -13,12 +13,15 @@ import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 from selftests.lib import asm, bpf, programs
 from selftests.lib.bpf import AttachType, ProgType
 from selftests.lib.netns import Namespace
 from selftests.lib.rtnl import NetlinkRefused
 from selftests.lib.txqueues import RESELECTION
+
+Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 @cache
@@ -50,6 +53,17 @@ def _configured(feature: str, symbol: str) -> str | None:
     if not config:
         return f"kernel {os.uname().release} does not tell its configuration, so {feature} is not known to be there"
     return None if config.get(symbol, "n") != "n" else _lacks(feature, symbol)
+
+
+def fresh_where_built(symbol: str) -> Callable[[Test], Test]:
+    """``@pytest.mark.fresh``, but for a kernel that is known to lack ``symbol``: a skip needs no guest of its own.
+
+    By the configuration only: whoever tries the real thing at collection, and meets a panic, has no test to blame.
+    """
+    import pytest
+
+    config = kernel_config()
+    return pytest.mark.fresh if not config or symbol in config else lambda test: test
 
 
 def netkit() -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from selftests.lib import bpf, static_key
+from selftests.lib.features import fresh_where_built
 from selftests.lib.tracing import Events
 from selftests.lib.xps import Attachment, Way
 from selftests.xps_bpf.conftest import INT_MAX, INT_MIN, KINDS, NETKIT, WAYS, Load, MakeDevice
@@ -65,7 +66,7 @@ def test_negative_without_a_map_is_the_flows_hash(make_device: MakeDevice, load:
         assert [device.flow(port) for port in ports] == before, "queues by hash with a program that says -1"
 
 
-@pytest.mark.fresh
+@fresh_where_built("NET_XPS_BPF")
 def test_no_map_was_ever_set(make_device: MakeDevice, load: Load) -> None:
     """The hook does not hang on XPS's own static key, which is off until the first map of the machine."""
     assert static_key.state("xps_needed").is_off

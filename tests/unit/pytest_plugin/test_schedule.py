@@ -11,17 +11,12 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from xdist.dsession import DSession, Interrupted
-from xdist.remote import WorkerInteractor
 
-from harness.pytest_plugin.features import FEATURES, Features
 from harness.pytest_plugin.order import shuffled
-from harness.pytest_plugin.schedule import Scheduler, TellsFresh
-
-pytest_plugins = ["pytester"]
+from harness.pytest_plugin.schedule import Scheduler
 
 SHUTDOWN = -1
 
@@ -409,32 +404,3 @@ def test_a_node_that_died_unnoticed_is_sent_tests_without_harm() -> None:
 
 def _refuse(indices: Sequence[int]) -> None:
     raise OSError("cannot send (already closed?)")
-
-
-@pytest.mark.parametrize(("every", "told"), [(False, [0]), (True, [0, 1, 2])])
-def test_a_fresh_test_that_lacks_its_feature_gets_no_guest(
-    pytester: pytest.Pytester, every: bool, told: list[int]
-) -> None:
-    """Promise: what will be skipped at once does not cost the start of a guest; with --fresh, all are told."""
-    source = """
-        import pytest
-        @pytest.mark.fresh
-        @pytest.mark.feature("there")
-        def test_fresh(): pass
-        @pytest.mark.fresh
-        @pytest.mark.feature("there")
-        @pytest.mark.feature("lacking")
-        def test_lacking(): pass
-        def test_ordinary(): pass
-    """
-    items = pytester.getitems(source)
-    config = items[0].config
-    config.stash[FEATURES] = Features({"there": lambda: None, "lacking": lambda: "kernel lacks it"}, frozenset())
-    sent: list[tuple[str, list[int]]] = []
-    worker = object.__new__(WorkerInteractor)
-    worker.sendevent = lambda name, indices: sent.append((name, indices))
-    plugins = SimpleNamespace(get_plugins=lambda: [worker])
-    options = SimpleNamespace(getoption=lambda name: every, pluginmanager=plugins)
-    session: Any = SimpleNamespace(config=options, items=items)
-    TellsFresh().pytest_collection_finish(session)
-    assert sent == [("unscheduled", told)]
