@@ -22,7 +22,7 @@ from pathlib import Path
 from harness import command
 from harness.errors import InfraError, UserError
 from harness.events import Notice, Phase, Progress, Sink
-from harness.kernel.files import sha256, write
+from harness.kernel.files import full, sha256, write
 from harness.kernel.locks import locked
 from harness.model import Version
 
@@ -366,10 +366,7 @@ class Archive:
         self._refreshed.add(state)
         folder = self._root / state
         if (free := shutil.disk_usage(folder).free >> 20) < LISTS_MB:  # apt 2.6 neither ends nor complains then
-            raise InfraError(
-                f"{free} MB are left on the disk of {folder}, and the archive's lists can take {LISTS_MB};"
-                " free some (kproof kernels prune), or set KPROOF_CACHE"
-            )
+            raise full(folder, f"only {free} MB left for the archive's lists, which can take {LISTS_MB},")
         argv = ["apt-get", *self._options(state), "update"]
         done = command.run(argv, limit=UPDATE_LIMIT, check=False)
         complaints = [line for line in done.err.decode(errors="replace").splitlines() if line.startswith("E: ")]

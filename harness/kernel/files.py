@@ -32,8 +32,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-def full(folder: Path) -> InfraError:
-    return InfraError(f"no space left on the disk of {folder}; free some (kproof kernels prune), or set KPROOF_CACHE")
+def full(folder: Path, left: str = "no space left") -> InfraError:
+    return InfraError(f"{left} on the disk of {folder}; free some (kproof kernels prune), or set KPROOF_CACHE")
 
 
 def write(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -158,17 +158,17 @@ def _ordered(planned: Sequence[Planned]) -> list[Planned]:
     """
     quick = {State.STORED: 0, State.DOWNLOAD: 1, State.BUILD: 2, State.FETCH_AND_BUILD: 2}
     first: dict[str, int] = {}
-    longest: dict[tuple[State, str], float] = defaultdict(float)
+    total: dict[tuple[State, str], float] = defaultdict(float)
     for number, one in enumerate(planned):
         first.setdefault(one.cell.source, number)
         first.setdefault(one.cell.recipe, number)
         if quick[one.forecast.state] < quick[State.BUILD]:
-            longest[one.forecast.state, one.cell.source] += one.seconds
+            total[one.forecast.state, one.cell.source] += one.seconds
     return sorted(
         planned,
         key=lambda one: (
             quick[one.forecast.state],
-            -longest[one.forecast.state, one.cell.source],
+            -total[one.forecast.state, one.cell.source],
             first[one.cell.source],
             one.cell.choice.flavour != BASE,
             one.cell.choice.flavour,

@@ -187,8 +187,8 @@ def _run_selected(config: Config, session: pytest.Session) -> int:
 
 
 def _config(args: list[str], workerinput: dict[str, Any]) -> Config:
-    for looks_for_entry_points in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "HYPOTHESIS_NO_PLUGINS"):
-        os.environ[looks_for_entry_points] = "1"  # that costs an emulated guest half a second
+    for off in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "HYPOTHESIS_NO_PLUGINS"):
+        os.environ[off] = "1"  # looking for entry points costs an emulated guest half a second
     config = _prepareconfig(["-p", "no:cacheprovider", *args], [xdist.plugin, harness.pytest_plugin])
     for name in BLOCKED:
         config.pluginmanager.set_blocked(name)

@@ -75,7 +75,7 @@ because = "it came with 6.0"
 
 
 def test_a_test_takes_as_long_as_where_it_has_run(world: World) -> None:
-    """Promise: the longest time that is known of it, and what is around it; the guess only where none is."""
+    """Promise: what is usual for it, and what is around it; the guess only where nobody knows."""
     definition = world.define('kernel = ["image:debian:6.12"]')
     (cell,) = cells(definition.choices, world.root)
     seconds = seconds_of_tests(definition.skips, {ONE: 2.0, NEW: 9.0})

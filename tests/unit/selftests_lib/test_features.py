@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from selftests.lib import features
+
 pytest_plugins = ["pytester"]
 
 CONFTEST = """
@@ -81,3 +83,17 @@ def test_wrong_marker_is_an_error(project: pytest.Pytester, marker: str, said: s
     result = project.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([said])
+
+
+@pytest.mark.parametrize(
+    ("config", "is_fresh"), [({}, True), ({"NET_XPS_BPF": "y"}, True), ({"NET": "y"}, False)], ids=["unknown", "y", "n"]
+)
+def test_only_a_kernel_that_is_known_to_lack_it_gives_a_fresh_test_no_guest(
+    monkeypatch: pytest.MonkeyPatch, config: dict[str, str], is_fresh: bool
+) -> None:
+    monkeypatch.setattr(features, "kernel_config", lambda: config)
+
+    @features.fresh_where_built("NET_XPS_BPF")
+    def decorated() -> None: ...
+
+    assert [mark.name for mark in getattr(decorated, "pytestmark", [])] == (["fresh"] if is_fresh else [])
